@@ -1,0 +1,1 @@
+"""healthingest: member files in, one protected and fully accounted `silver` table out."""

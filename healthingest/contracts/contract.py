@@ -1,0 +1,131 @@
+"""A contract: one version of the columns, rules and protection that a client's records must meet.
+
+Contracts live in `client_configs/contracts/<name>/<version>.yaml` and never change once published.
+"""
+
+from functools import cached_property
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, StrictStr, model_validator
+
+from healthingest.contracts import strict_yaml
+from healthingest.contracts.rules import Rule, Strict
+from healthingest.errors import ConfigError
+
+ColumnType = Literal[
+    "identifier", "name", "text", "date", "gender", "us_state", "us_zip", "phone", "email"
+]
+#: Types whose values have a standard form that not every text has; failing it rejects the record.
+PARSED_TYPES = frozenset({"date", "gender", "us_state", "us_zip", "phone", "email"})
+Group = Literal["identity", "contact"]
+
+
+class Policy(Strict):
+    """What becomes of a column's values; a column must say it, there is no default."""
+
+    #: Into silver as `member_token`, keyed and per client.
+    token: bool = False
+    #: Into silver as it is (codes and the like, nothing that names a person).
+    keep: bool = False
+    #: Into the vault, under the key of this column group.
+    vault: Group | None = None
+    #: Name of a derived silver column -> how it is made.
+    generalize: dict[StrictStr, Literal["year", "zip3"]] = Field(default_factory=dict)
+    #: Nowhere: validated, then dropped (sequence dates).
+    drop: bool = False
+
+    @model_validator(mode="after")
+    def _says_something(self) -> "Policy":
+        if not (self.token or self.keep or self.vault or self.generalize or self.drop):
+            raise ValueError("a policy must name at least one of: token, keep, vault, generalize, drop")
+        if self.drop and (self.token or self.keep or self.vault or self.generalize):
+            raise ValueError("'drop' cannot stand with another policy")
+        return self
+
+
+class Column(Strict):
+    """One column of a contract."""
+
+    name: StrictStr = Field(pattern=r"^[a-z][a-z0-9_]{0,62}$")
+    type: ColumnType
+    required: bool = False
+    description: StrictStr = ""
+    policy: Policy
+
+    @property
+    def parsed(self) -> bool:
+        """Whether its values have a standard form that not every text has."""
+        return self.type in PARSED_TYPES
+
+
+class Contract(Strict):
+    """The whole contract, as its YAML says it."""
+
+    contract: StrictStr = Field(pattern=r"^[a-z][a-z0-9_]*$")
+    version: int = Field(ge=1)
+    description: StrictStr = ""
+    columns: list[Column] = Field(min_length=1)
+    rules: list[Rule] = Field(default_factory=list)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "Contract":
+        names = [column.name for column in self.columns]
+        ids = [rule.id for rule in self.rules]
+        for what, values in (("column", names), ("rule id", ids)):
+            twice = sorted({v for v in values if values.count(v) > 1})
+            if twice:
+                raise ValueError(f"{what} {twice[0]} is given twice")
+        unknown = [rule.column for rule in self.rules if rule.column not in names]
+        if unknown:
+            raise ValueError(f"a rule names the unknown column {unknown[0]}")
+        if [c.name for c in self.columns if c.policy.token] != ["member_id"]:
+            raise ValueError("exactly the column member_id must have the policy token")
+        return self
+
+    @property
+    def name(self) -> str:
+        """`<contract>/<version>`, as client configs and tables write it."""
+        return f"{self.contract}/{self.version}"
+
+    @cached_property
+    def column(self) -> dict[str, Column]:
+        """Columns by name."""
+        return {column.name: column for column in self.columns}
+
+    @property
+    def required(self) -> list[str]:
+        """Names of the columns that every file must have."""
+        return [column.name for column in self.columns if column.required]
+
+    @property
+    def kept(self) -> list[str]:
+        """Contract columns that silver shows as they are (String)."""
+        return [column.name for column in self.columns if column.policy.keep]
+
+    @property
+    def derived(self) -> dict[str, tuple[str, str]]:
+        """Derived silver column -> (contract column, how)."""
+        return {
+            target: (column.name, how) for column in self.columns for target, how in column.policy.generalize.items()
+        }
+
+    @property
+    def vaulted(self) -> dict[str, str]:
+        """Vaulted contract column -> its column group."""
+        return {column.name: column.policy.vault for column in self.columns if column.policy.vault}
+
+
+def load_contract(configs: Path, name: str) -> Contract:
+    """Load `<name>/<version>` from the registry below `configs`.
+
+    Raises:
+        ConfigError: no such contract, or its file is not a valid contract of that name and version.
+    """
+    file = configs / "contracts" / f"{name}.yaml"
+    if not file.is_file():
+        raise ConfigError(f"there is no contract {name}; expected it at contracts/{name}.yaml.", file=file)
+    contract = strict_yaml.load(file).parse(Contract)
+    if contract.name != name:
+        raise ConfigError(f"the file says it is {contract.name}, its place says {name}; make them equal.", file=file)
+    return contract

@@ -1,0 +1,138 @@
+"""YAML without surprises: one document, no duplicate keys, no value that YAML 1.1 would silently reinterpret.
+
+`NO` becomes False and `01234` becomes 668 in YAML 1.1; in lists of states and ZIP codes that loses members.
+Such values are refused here, with the line and what to write instead. Every value's line is kept for messages.
+"""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Never, TypeVar
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from healthingest.errors import ConfigError
+
+#: The only spellings of plain values that mean what they look like.
+_PLAIN = {
+    "tag:yaml.org,2002:bool": re.compile(r"true|false"),
+    "tag:yaml.org,2002:int": re.compile(r"-?(0|[1-9][0-9]*)"),
+    "tag:yaml.org,2002:float": re.compile(r"-?[0-9]+\.[0-9]+"),
+    "tag:yaml.org,2002:null": re.compile(r"|~|null"),
+}
+Path_ = tuple[str | int, ...]
+M = TypeVar("M", bound=BaseModel)
+
+
+@dataclass(frozen=True)
+class Document:
+    """A parsed file: its value, and the line on which each path in it stands."""
+
+    file: Path
+    value: dict[str, Any]
+    lines: dict[Path_, int]
+
+    def error(self, message: str, at: Path_ = ()) -> ConfigError:
+        """Build the error for what stands at `at`, or at its nearest known parent."""
+        known = at
+        while known and known not in self.lines:
+            known = known[:-1]
+        key = ".".join(str(part) for part in at) or None
+        return ConfigError(message, file=self.file, line=self.lines.get(known), key=key)
+
+    def parse(self, model: type[M]) -> M:
+        """Validate the document against `model`.
+
+        Raises:
+            ConfigError: the first mistake, with its line and what is allowed there.
+        """
+        try:
+            return model.model_validate(self.value)
+        except ValidationError as error:
+            first = error.errors(include_input=False, include_url=False)[0]
+            at = tuple(part for part in first["loc"] if not (isinstance(part, str) and "[" in part))
+            raise self.error(_sentence(first["type"], first["msg"], model), at) from None
+
+
+def load(file: Path) -> Document:
+    """Read one YAML mapping.
+
+    Raises:
+        ConfigError: it cannot be read, is not one mapping, repeats a key or holds an ambiguous plain value.
+    """
+    try:
+        text = file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        raise ConfigError("the file cannot be read as UTF-8 text.", file=file) from None
+    try:
+        node = yaml.compose(text, Loader=yaml.SafeLoader)
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else None
+        raise ConfigError(f"this is not valid YAML ({error.problem}).", file=file, line=line) from None
+    except yaml.YAMLError:
+        raise ConfigError("this is not valid YAML (a character that YAML does not allow).", file=file) from None
+    if not isinstance(node, yaml.MappingNode):
+        raise ConfigError("the file must hold 'key: value' lines, starting with client_id or contract.", file=file)
+    lines: dict[Path_, int] = {}
+    value = _Builder(file, lines).build(node, ())
+    return Document(file, value, lines)
+
+
+class _Builder:
+    """Turns YAML nodes into plain Python values, refusing whatever could mean two things."""
+
+    def __init__(self, file: Path, lines: dict[Path_, int]) -> None:
+        self._file, self._lines = file, lines
+        self._open: set[int] = set()
+
+    def build(self, node: yaml.Node, at: Path_) -> Any:  # noqa: ANN401 - YAML holds anything
+        self._lines[at] = node.start_mark.line + 1
+        if isinstance(node, yaml.ScalarNode):
+            return self._scalar(node, at)
+        if id(node) in self._open:
+            self._refuse(node, at, "an alias to its own parent makes no sense here.")
+        self._open.add(id(node))
+        try:
+            if isinstance(node, yaml.SequenceNode):
+                return [self.build(child, (*at, i)) for i, child in enumerate(node.value)]
+            return self._mapping(node, at)
+        finally:
+            self._open.discard(id(node))
+
+    def _mapping(self, node: yaml.Node, at: Path_) -> dict[str, Any]:
+        result: dict[str, Any] = {}
+        for key_node, child in node.value:
+            key = key_node.value if isinstance(key_node, yaml.ScalarNode) else ""
+            if not key or key == "<<":
+                self._refuse(key_node, at, "keys must be plain text; merge keys and lists as keys are not allowed.")
+            if key in result:
+                self._refuse(key_node, (*at, key), "this key stands here twice; keep one of them.")
+            result[key] = self.build(child, (*at, key))
+            self._lines[(*at, key)] = key_node.start_mark.line + 1
+        return result
+
+    def _scalar(self, node: yaml.ScalarNode, at: Path_) -> Any:  # noqa: ANN401
+        text: str = node.value
+        if node.style in {"'", '"', "|", ">"} or node.tag == "tag:yaml.org,2002:str":
+            return text
+        if node.tag == "tag:yaml.org,2002:timestamp":
+            return text
+        plain = _PLAIN.get(node.tag)
+        if plain is None:
+            self._refuse(node, at, f"YAML tag {node.tag!r} is not allowed; write plain text.")
+        if not plain.fullmatch(text):
+            self._refuse(node, at, f"YAML would not read {text} as this text; write \"{text}\" in quotes.")
+        return yaml.SafeLoader("").construct_object(node)
+
+    def _refuse(self, node: yaml.Node, at: Path_, message: str) -> Never:
+        key = ".".join(str(part) for part in at) or None
+        raise ConfigError(message, file=self._file, line=node.start_mark.line + 1, key=key)
+
+
+def _sentence(kind: str, message: str, model: type[BaseModel]) -> str:
+    if kind == "extra_forbidden":
+        return f"this key is not known here; known at the top are {', '.join(model.model_fields)}."
+    if kind == "missing":
+        return "this key is required; add it."
+    return message.removeprefix("Value error, ").rstrip(".") + "."

@@ -1,0 +1,71 @@
+"""Every error this system raises on purpose, each class named for who must act.
+
+A message is one readable sentence: what, where, what to do. It never holds a value of a record. Raise with
+`from None` where the cause could hold one: Dagster stores causes and contexts in its event log.
+"""
+
+from pathlib import Path
+
+
+class HealthingestError(Exception):
+    """Base of all expected errors; `kind` is the stable word that audit rows and alerts carry."""
+
+    kind = "internal"
+
+
+class UsageError(HealthingestError):
+    """The person who called asked for something impossible; nothing was done."""
+
+    kind = "usage"
+
+
+class ConfigError(HealthingestError):
+    """A client config or contract cannot be used; its author must change it. Other clients go on."""
+
+    kind = "config"
+
+    def __init__(self, message: str, *, file: Path, line: int | None = None, key: str | None = None) -> None:
+        """Keep where the mistake is, and put it in front of the sentence."""
+        self.file, self.line, self.key = file, line, key
+        at = f"{file.name}:{line}" if line else file.name
+        where = f"{at}, key '{key}'" if key else at
+        super().__init__(f"{where}: {message}")
+
+
+class KeyringError(HealthingestError):
+    """The keyring is missing, unreadable or not the one this data was written with; an operator must act."""
+
+    kind = "keyring"
+
+
+class UnroutableError(HealthingestError):
+    """A landed file belongs to no client or partition; its sender or the operator must rename or remove it."""
+
+    kind = "unroutable"
+
+
+class PermanentError(HealthingestError):
+    """A re-run cannot clear this; retrying it would only repeat the failure."""
+
+    kind = "permanent"
+
+
+class DeliveryError(PermanentError):
+    """The delivery fails as a whole: nothing of it is merged and its sender must send it again."""
+
+    def __init__(self, kind: str, message: str) -> None:
+        """Take the failure's stable kind, e.g. `missing_column`, and the sentence."""
+        self.kind = kind
+        super().__init__(message)
+
+
+class AccountingError(PermanentError):
+    """The counts of a delivery do not add up: a defect of this system, never published."""
+
+    kind = "accounting"
+
+
+class ContentionError(HealthingestError):
+    """Other writers kept winning; a later re-run is expected to succeed."""
+
+    kind = "contention"

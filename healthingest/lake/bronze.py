@@ -1,0 +1,186 @@
+"""Bronze: every delivery's bytes as received, immutable, compressed and sealed, with a manifest beside them.
+
+`bronze/<client>/<file_id>.sealed` and `<file_id>.json`; the manifest is written last and makes the delivery exist.
+A slot's delivery numbers are reserved by creating `slots/<file_name>/<n>` exclusively, so no two deliveries share one.
+"""
+
+import contextlib
+import hashlib
+import io
+import json
+import os
+import secrets
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from datetime import UTC, date, datetime
+from pathlib import Path
+from typing import IO, Any, cast
+
+import pyarrow as pa
+
+from healthingest.contracts.clients import Client
+from healthingest.errors import HealthingestError, UnroutableError
+from healthingest.landing.names import FileName
+from healthingest.landing.preflight import Facts, Preflight
+from healthingest.model import Delivery
+from healthingest.privacy import tokens
+from healthingest.privacy.keyring import Keyring
+from healthingest.privacy.seal import SealedReader, SealedWriter
+
+_BLOCK = 4 * 1024 * 1024
+
+
+@dataclass(frozen=True)
+class Registered:
+    """A delivery in bronze, with what the pre-flight found in its bytes."""
+
+    delivery: Delivery
+    facts: Facts
+
+
+class Bronze:
+    """The folder of sealed originals."""
+
+    def __init__(self, root: Path, keyring: Keyring) -> None:
+        """Bind the folder `root` and the keyring that seals it."""
+        self.root, self._keyring = root, keyring
+
+    def add(self, path: Path, name: FileName, client: Client, on_bytes: Callable[[int], None] | None = None) -> Registered:
+        """Copy one landed file in; the same name and bytes again give the delivery that is there.
+
+        Raises:
+            UnroutableError: the file vanished or changed while it was read.
+        """
+        folder = self.root / client.client_id
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        temporary = folder / f".{secrets.token_hex(8)}.tmp"
+        try:
+            sha256, size, facts = self._copy(path, temporary, client, on_bytes)
+            file_id = tokens.file_id(self._keyring, name.name, sha256)
+            known = self.find(client.client_id, file_id)
+            if known:
+                return known
+            temporary.rename(folder / f"{file_id}.sealed")
+        finally:
+            temporary.unlink(missing_ok=True)
+        delivery = Delivery(
+            file_id=file_id,
+            client_id=client.client_id,
+            file_name=name.name,
+            creation_date=name.creation_date,
+            suffix=name.suffix,
+            delivery_no=self._reserve(folder, name.name, file_id),
+            content_hmac=tokens.content_hmac(self._keyring, sha256),
+            file_bytes=size,
+            contract=client.contract.name,
+            config_hash=client.config_hash,
+            registered_at=datetime.now(UTC),
+        )
+        self._write_manifest(folder, Registered(delivery, facts), client)
+        return cast(Registered, self.find(client.client_id, file_id))
+
+    def find(self, client_id: str, file_id: str) -> Registered | None:
+        """The registered delivery, or None."""
+        manifest = self.root / client_id / f"{file_id}.json"
+        return _read_manifest(manifest) if manifest.exists() else None
+
+    def of_client(self, client_id: str) -> Iterator[Registered]:
+        """All registered deliveries of one client, in no particular order."""
+        for manifest in (self.root / client_id).glob("*.json"):
+            yield _read_manifest(manifest)
+
+    def pinned_config(self, delivery: Delivery) -> dict[str, Any]:
+        """The client's config as it was when the delivery was registered (`Client.pin`)."""
+        manifest = json.loads(self._manifest(delivery).read_text())
+        return cast(dict[str, Any], manifest["config"])
+
+    def open(self, delivery: Delivery) -> IO[bytes]:
+        """The delivery's bytes as they were received, as a stream."""
+        file = (self.root / delivery.client_id / f"{delivery.file_id}.sealed").open("rb")
+        key = self._keyring.derive("bronze", delivery.client_id)
+        sealed = io.BufferedReader(SealedReader(file, key), _BLOCK)
+        return cast(IO[bytes], pa.CompressedInputStream(pa.PythonFile(sealed, mode="r"), "zstd"))
+
+    def digest(self, path: Path) -> bytes:
+        """SHA-256 of a landed file, without registering it."""
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").digest()
+
+    def _copy(
+        self, path: Path, target: Path, client: Client, on_bytes: Callable[[int], None] | None
+    ) -> tuple[bytes, int, Facts]:
+        source = client.config.source
+        trailer = source.trailer
+        preflight = Preflight(
+            source.encodings,
+            trailer.starts_with if trailer else None,
+            trailer.count_field if trailer else None,
+            source.delimiter,
+        )
+        digest = hashlib.sha256()
+        key = self._keyring.derive("bronze", client.client_id)
+        try:
+            landed = path.open("rb")
+        except OSError:
+            raise UnroutableError("The file cannot be opened; check that it still exists and its permissions.") from None
+        with landed, target.open("xb") as file:
+            before = os.fstat(landed.fileno())
+            writer = SealedWriter(file, key)
+            with pa.CompressedOutputStream(pa.PythonFile(writer, mode="w"), "zstd") as compressed:
+                while chunk := landed.read(_BLOCK):
+                    digest.update(chunk)
+                    preflight.feed(chunk)
+                    compressed.write(chunk)
+                    if on_bytes:
+                        on_bytes(len(chunk))
+            if not writer.finished:
+                writer.finish()
+            file.flush()
+            os.fsync(file.fileno())
+            after = os.fstat(landed.fileno())
+        if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
+            raise UnroutableError("The file changed while it was read; it is taken once it is complete.")
+        return digest.digest(), after.st_size, preflight.facts()
+
+    def _reserve(self, folder: Path, file_name: str, file_id: str) -> int:
+        slot = folder / "slots" / file_name
+        slot.mkdir(parents=True, exist_ok=True, mode=0o700)
+        for number in range(1, 1_000_000):
+            place = slot / str(number)
+            try:
+                with place.open("x") as file:
+                    file.write(file_id)
+            except FileExistsError:
+                if place.read_text() == file_id:  # an earlier attempt died between here and its manifest
+                    return number
+            else:
+                return number
+        raise HealthingestError("The slot holds a million deliveries; move its file to another name.")
+
+    def _write_manifest(self, folder: Path, registered: Registered, client: Client) -> None:
+        delivery = registered.delivery
+        body = {
+            "delivery": asdict(delivery)
+            | {"creation_date": delivery.creation_date.isoformat(), "registered_at": delivery.registered_at.isoformat()},
+            "facts": registered.facts.model_dump(),
+            "config": client.pin,
+        }
+        temporary = folder / f".{secrets.token_hex(8)}.tmp"
+        with temporary.open("x") as file:
+            json.dump(body, file, indent=1)
+            file.flush()
+            os.fsync(file.fileno())
+        with contextlib.suppress(FileExistsError):  # another worker registered the same delivery first: its pin holds
+            os.link(temporary, self._manifest(delivery))
+        temporary.unlink()
+
+    def _manifest(self, delivery: Delivery) -> Path:
+        return self.root / delivery.client_id / f"{delivery.file_id}.json"
+
+
+def _read_manifest(path: Path) -> Registered:
+    body = json.loads(path.read_text())
+    fields = body["delivery"]
+    fields["creation_date"] = date.fromisoformat(fields["creation_date"])
+    fields["registered_at"] = datetime.fromisoformat(fields["registered_at"])
+    return Registered(Delivery(**fields), Facts.model_validate(body["facts"]))

@@ -1,0 +1,240 @@
+"""One pass over a file's bytes before any parsing: what kind of file it is, its lines, its encoding.
+
+Only facts are gathered here, all of them counts or names, none a value; `judge` turns them into a refusal.
+CSV readers accept most damaged files silently, so what cannot be read safely must be known beforehand.
+"""
+
+import codecs
+import re
+import zlib
+from collections.abc import Sequence
+
+from pydantic import BaseModel, ConfigDict
+
+from healthingest.errors import DeliveryError
+
+_MAGIC = {
+    b"PK\x03\x04": "a ZIP archive or an Excel workbook",
+    b"%PDF": "a PDF document",
+    b"PAR1": "a Parquet file",
+    b"\xd0\xcf\x11\xe0": "an old Excel or Word document",
+    b"BZh": "a bzip2 archive",
+    b"\xfd7zXZ": "an xz archive",
+    b"\x28\xb5\x2f\xfd": "a Zstandard archive",
+    b"7z\xbc\xaf": "a 7-Zip archive",
+    b"-----BEGIN PGP": "a PGP message",
+}
+_BOMS = {b"\xef\xbb\xbf": "utf-8", b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}
+_END = rb"\r\n|\n|\r"
+#: A line end right after another one: a blank line. The look-behind keeps the \n of one \r\n from counting.
+_BLANK = re.compile(rb"(?<=[\r\n])(?:\r\n?|(?<!\r)\n)")
+_TAIL = 64 * 1024
+#: More NUL bytes than this share and the file is binary, not text with a few damaged records.
+_BINARY_SHARE = 0.1
+
+
+class Facts(BaseModel):
+    """What the pass found; kept in the delivery's manifest."""
+
+    model_config = ConfigDict(frozen=True)
+
+    gzip: bool = False
+    gzip_damage: bool = False
+    #: What a file that is no text is, in words, by its first bytes.
+    foreign: str | None = None
+    #: Bytes of text, after decompression.
+    text_bytes: int = 0
+    nul_bytes: int = 0
+    nul_in_first_line: bool = False
+    bom: str | None = None
+    #: The first configured encoding in which the whole file decodes; None if there is none.
+    encoding: str | None = None
+    #: Lines of the text, blank and unterminated last ones included.
+    physical_lines: int = 0
+    #: Blank lines, those inside quoted fields included.
+    blank_lines: int = 0
+    #: Bytes (as UTF-8) from the start of the trailer record to the end of the file; 0 without one.
+    trailer_bytes: int = 0
+    #: The count that the trailer states; None without a trailer or where it states none.
+    trailer_count: int | None = None
+    #: Whether a trailer that counts holds something else than a number there.
+    trailer_unreadable: bool = False
+
+
+class Preflight:
+    """Feed the raw bytes of a file in order, then ask for the facts. Memory does not grow with the file."""
+
+    def __init__(self, encodings: Sequence[str], trailer: str | None, count_field: int | None, delimiter: str) -> None:
+        """Take what the client's config says of its files' encoding and trailer."""
+        self._encodings, self._trailer = list(encodings), trailer
+        self._count_field, self._delimiter = count_field, delimiter
+        self._raw_head = b""
+        self._text_head = b""
+        self._unzip: zlib._Decompress | None = None
+        self._gzip_damage = False
+        self._foreign: str | None = None
+        self._started = False
+        self._lines = _Lines()
+        self._nul = 0
+        self._bom: str | None = None
+        self._decoders: dict[str, codecs.IncrementalDecoder] = {}
+
+    def feed(self, chunk: bytes) -> None:
+        """Take the next bytes of the file as it lies in the landing zone."""
+        if not self._started:
+            self._raw_head += chunk
+            if len(self._raw_head) < 16:  # noqa: PLR2004 - longest magic bytes, with room
+                return
+            chunk = self._start()
+        self._pass(chunk)
+
+    def _start(self) -> bytes:
+        self._started = True
+        head = self._raw_head
+        if head.startswith(b"\x1f\x8b"):
+            self._unzip = zlib.decompressobj(wbits=31)
+        self._foreign = next((what for magic, what in _MAGIC.items() if head.startswith(magic)), None)
+        return head
+
+    def _pass(self, chunk: bytes) -> None:
+        if self._foreign or self._gzip_damage:
+            return
+        if self._unzip is None:
+            self._text(chunk)
+            return
+        try:
+            while chunk:
+                if self._unzip.eof:
+                    self._unzip = zlib.decompressobj(wbits=31)  # a further member of a concatenated gzip
+                self._text(self._unzip.decompress(chunk, 1 << 24))
+                chunk = self._unzip.unconsumed_tail or self._unzip.unused_data
+        except zlib.error:
+            self._gzip_damage = True
+
+    def _text(self, text: bytes) -> None:
+        if len(self._text_head) < _TAIL:
+            first = not self._text_head
+            self._text_head += text[:_TAIL]
+            if first and text:
+                self._bom = next((name for bom, name in _BOMS.items() if text.startswith(bom)), None)
+                names = [self._bom] if self._bom == "utf-16" else self._encodings
+                self._decoders = {n: codecs.getincrementaldecoder(n)() for n in names if n}
+        for name, decoder in list(self._decoders.items()):
+            try:
+                decoded = decoder.decode(text)
+            except UnicodeDecodeError:
+                del self._decoders[name]
+            else:
+                if name.startswith("utf-16"):
+                    text = decoded.encode()
+        self._nul += text.count(0)
+        self._lines.feed(text)
+
+    def facts(self) -> Facts:
+        """Close the pass."""
+        if not self._started:
+            self._pass(self._start())
+        for name, decoder in list(self._decoders.items()):
+            try:
+                decoder.decode(b"", final=True)
+            except UnicodeDecodeError:
+                del self._decoders[name]
+        lines = self._lines
+        lines.close()
+        trailer_bytes, count, unreadable = self._find_trailer(lines.tail)
+        first_line = re.split(_END, self._text_head, maxsplit=1)[0]
+        return Facts(
+            gzip=self._unzip is not None,
+            gzip_damage=self._gzip_damage or (self._unzip is not None and not self._unzip.eof),
+            foreign=self._foreign,
+            text_bytes=lines.bytes,
+            nul_bytes=self._nul,
+            nul_in_first_line=self._bom != "utf-16" and 0 in first_line,
+            bom=self._bom,
+            encoding=next(iter(self._decoders), None),
+            physical_lines=lines.ends + (0 if lines.ended else 1) if lines.bytes else 0,
+            blank_lines=lines.blank,
+            trailer_bytes=trailer_bytes,
+            trailer_count=count,
+            trailer_unreadable=unreadable,
+        )
+
+    def _find_trailer(self, tail: bytes) -> tuple[int, int | None, bool]:
+        if self._trailer is None:
+            return 0, None, False
+        body = tail.rstrip(b"\r\n")
+        start = max(body.rfind(b"\n"), body.rfind(b"\r")) + 1
+        line = body[start:].decode("utf-8", "replace").strip("\ufeff")
+        if not line.lstrip('"').startswith(self._trailer):
+            return 0, None, False
+        if self._count_field is None:
+            return len(tail) - start, None, False
+        fields = [field.strip().strip('"') for field in line.split(self._delimiter)]
+        stated = fields[self._count_field - 1] if len(fields) >= self._count_field else ""
+        if not re.fullmatch(r"[0-9]{1,12}", stated):
+            return len(tail) - start, None, True
+        return len(tail) - start, int(stated), False
+
+
+class _Lines:
+    """Counts line ends (\\n, \\r\\n, \\r) and blank lines over chunks, and keeps the last bytes."""
+
+    def __init__(self) -> None:
+        self.bytes = self.ends = self.blank = 0
+        self.ended = False
+        self.tail = b""
+        self._held = b""
+        self._last = b"\n"  # so that a line end at the very start is a blank line
+
+    def feed(self, text: bytes) -> None:
+        text = self._held + text
+        self._held = b""
+        if text.endswith(b"\r"):  # its \n may come with the next chunk
+            text, self._held = text[:-1], b"\r"
+        self._count(text)
+
+    def close(self) -> None:
+        text, self._held = self._held, b""
+        self._count(text)
+
+    def _count(self, text: bytes) -> None:
+        if not text:
+            return
+        self.bytes += len(text)
+        self.ends += count_line_ends(text)
+        joined = self._last + text
+        self.blank += count_blank_lines(joined)
+        self._last = joined[-1:]
+        self.ended = self._last in {b"\n", b"\r"}
+        self.tail = (self.tail + text)[-_TAIL:] if len(text) < _TAIL else text[-_TAIL:]
+
+
+def count_line_ends(text: bytes) -> int:
+    """Line ends as CSV readers see them: \\n, \\r\\n and a lone \\r, each one."""
+    carriage = text.count(b"\r")
+    return text.count(b"\n") + (carriage - text.count(b"\r\n") if carriage else 0)
+
+
+def count_blank_lines(text: bytes) -> int:
+    """Lines of length zero that follow a line end."""
+    if b"\n\n" in text or b"\n\r" in text or b"\r\r" in text:
+        return len(_BLANK.findall(text))
+    return 0
+
+
+def judge(facts: Facts) -> None:
+    """Refuse what cannot be read as delimited text.
+
+    Raises:
+        DeliveryError: with one sentence that says what the file is and what to send instead.
+    """
+    if facts.foreign:
+        raise DeliveryError("not_text", f"The file is {facts.foreign}, not CSV text; send it as CSV.")
+    if facts.gzip_damage:
+        raise DeliveryError("damaged_gzip", "The gzip file is truncated or damaged; send it again.")
+    if facts.text_bytes == 0 or facts.physical_lines == facts.blank_lines:
+        raise DeliveryError("empty_file", "The file is empty: it has not even a header; send it again.")
+    if facts.nul_in_first_line or facts.nul_bytes > facts.text_bytes * _BINARY_SHARE:
+        raise DeliveryError("not_text", "The file is binary, or UTF-16 without a byte order mark; send it as UTF-8 text.")
+    if facts.trailer_unreadable:
+        raise DeliveryError("trailer", "The trailer record does not state a number of records; send the file again.")

@@ -1,0 +1,107 @@
+"""The nouns that layers pass to each other: delivery, counts, outcome. No behaviour beyond questions about themselves."""
+
+from dataclasses import asdict, dataclass, field, fields
+from datetime import date, datetime
+from typing import Literal
+
+Status = Literal["succeeded", "held", "failed", "unroutable"]
+
+
+@dataclass(frozen=True)
+class Delivery:
+    """One file as received, registered in bronze; everything a retry needs is pinned here."""
+
+    #: 32 hex digits, a keyed HMAC over file name and content digest.
+    file_id: str
+    client_id: str
+    #: Also the slot: deliveries of one name supersede each other in order of `delivery_no`.
+    file_name: str
+    #: The file name's date; keys the partition.
+    creation_date: date
+    #: "", "1" or "2"; "" < "1" < "2".
+    suffix: str
+    #: 1-based order of arrival within the slot.
+    delivery_no: int
+    #: Keyed digest of the content alone: equal bytes under two names show here.
+    content_hmac: str
+    file_bytes: int
+    #: name/version of the contract in force when the delivery was registered.
+    contract: str
+    #: Digest of the client's config in force when the delivery was registered.
+    config_hash: str
+    registered_at: datetime
+
+    @property
+    def partition(self) -> tuple[str, str]:
+        """(client, ISO date)."""
+        return self.client_id, self.creation_date.isoformat()
+
+
+@dataclass(frozen=True)
+class Counts:
+    """The accounting of one delivery (design, section 3); every field is a number of lines or records."""
+
+    physical_lines: int = 0
+    header_lines: int = 0
+    record_lines: int = 0
+    blank_lines: int = 0
+    trailer_lines: int = 0
+    records: int = 0
+    accepted: int = 0
+    rejected: int = 0
+    malformed: int = 0
+    inserted: int = 0
+    updated: int = 0
+    unchanged: int = 0
+    stale: int = 0
+    suppressed: int = 0
+    duplicates: int = 0
+
+    @property
+    def invalid_ratio(self) -> float:
+        """Rejected over all records; 0.0 for a file without records."""
+        return self.rejected / self.records if self.records else 0.0
+
+    def as_dict(self) -> dict[str, int]:
+        """Name -> count, in the order of the audit's columns."""
+        return asdict(self)
+
+    @classmethod
+    def names(cls) -> list[str]:
+        """The counts' names, in the order of the audit's columns."""
+        return [f.name for f in fields(cls)]
+
+
+@dataclass(frozen=True)
+class RuleCount:
+    """How many records of a delivery one rule rejected; a record that fails several rules counts in each."""
+
+    column: str | None
+    rule: str
+    kind: str
+    records: int
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one delivery."""
+
+    delivery: Delivery
+    status: Status
+    #: False: an earlier attempt had decided; this one changed no table.
+    fresh: bool
+    counts: Counts = field(default_factory=Counts)
+    max_invalid_ratio: float = 1.0
+    #: Most frequent first.
+    top_rules: tuple[RuleCount, ...] = ()
+    #: Stage -> seconds, in the order they ran; empty when not fresh.
+    stages: dict[str, float] = field(default_factory=dict)
+    silver_version: int | None = None
+    error_kind: str | None = None
+    #: One sentence where there is something to say: why it failed or was held, or a warning.
+    message: str | None = None
+
+    @property
+    def breached(self) -> bool:
+        """Whether more records were rejected than the client's threshold allows."""
+        return self.counts.invalid_ratio > self.max_invalid_ratio

@@ -1,0 +1,472 @@
+"""Reads every record of a file, malformed ones too, each with its number; guesses nothing, drops nothing.
+
+What belongs here: bytes to rows of text under contract column names, and the line accounting. What does not:
+what a value means (`standardize`) or whether it is allowed (`validate`).
+pyarrow's CSV parser does the parsing because it hands malformed rows over instead of padding them; it must be
+given valid UTF-8, or one malformed row with a bad byte stops the whole file and prints the row to stderr.
+"""
+
+import csv
+import io
+import re
+import unicodedata
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import IO, Any
+
+import polars as pl
+import pyarrow as pa
+import pyarrow.csv as pacsv
+
+from healthingest.contracts.clients import Client
+from healthingest.errors import AccountingError, DeliveryError
+from healthingest.landing.preflight import Facts, count_blank_lines, count_line_ends, judge
+from healthingest.model import Counts
+from healthingest.records.reasons import REASON, Reason
+
+#: Column with the record's 1-based number in its file (Int64).
+RECORD_NO = "_record_no"
+_HEADER_LIMIT = 1 << 20
+_BLOCK = 8 << 20
+#: Rows per yielded batch: each batch costs Pandera about 30 ms, whatever its size.
+BATCH_ROWS = 200_000
+_LINE_END = r"\r\n|\n|\r"
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Some consecutive records of a file."""
+
+    #: RECORD_NO (Int64) and the contract's columns that the file has (String, null where the field was empty).
+    rows: pl.DataFrame
+    #: Rejected by the reader: RECORD_NO (Int64), raw (Binary, as received), reasons (list of Reason), expected_fields,
+    #: found_fields (Int32, null unless malformed).
+    rejected: pl.DataFrame
+
+
+REJECTED_SCHEMA = pl.Schema(
+    {
+        RECORD_NO: pl.Int64,
+        "raw": pl.Binary,
+        "reasons": pl.List(REASON),
+        "expected_fields": pl.Int32,
+        "found_fields": pl.Int32,
+    }
+)
+
+
+@dataclass
+class RecordReader:
+    """Iterates over a delivery's batches; afterwards the line counts are complete and have been checked."""
+
+    source: IO[bytes]
+    facts: Facts
+    client: Client
+    #: Header names that no contract column takes, as the file writes them.
+    extra_columns: list[str] = field(default_factory=list)
+    _header_lines: int = 0
+    _record_lines: int = 0
+    _blank_in_records: int = 0
+    _records: int = 0
+    _rejects: list[dict[str, Any]] = field(default_factory=list)
+    _invalid_numbers: list[int] = field(default_factory=list)
+    _repeated_headers: int = 0
+    _next_ordinal: int = 1
+
+    def __iter__(self) -> Iterator[Batch]:
+        """Yield all records in order.
+
+        Raises:
+            DeliveryError: the file cannot be read as a whole (no header, missing column, trailer count, ...).
+            AccountingError: the lines of what was read do not add up to the lines of the file.
+        """
+        judge(self.facts)
+        stream, carrier = self._open_text()
+        names, body = self._read_header(stream)
+        columns = self._map_columns(names)
+        for table in self._parse(body, len(names)):
+            yield self._batch(table, names, columns, carrier=carrier)
+        if self._rejects:
+            yield self._batch(None, names, columns, carrier=carrier)
+        self._check_trailer()
+        self._check_lines()
+
+    def line_counts(self) -> Counts:
+        """The line part of the accounting; complete once iteration has ended."""
+        blank = self.facts.blank_lines - self._blank_in_records
+        return Counts(
+            physical_lines=self.facts.physical_lines,
+            header_lines=self._header_lines,
+            record_lines=self._record_lines,
+            blank_lines=blank,
+            trailer_lines=1 if self.facts.trailer_bytes else 0,
+            records=self._records,
+        )
+
+    # --- bytes to text ---------------------------------------------------------------------------------------
+
+    def _open_text(self) -> tuple[IO[bytes], bool]:
+        """A stream of valid UTF-8 without BOM; True if it only carries bytes of an unknown encoding as Latin-1."""
+        raw: IO[bytes] = self.source
+        if self.facts.gzip:
+            import gzip
+
+            raw = gzip.GzipFile(fileobj=raw, mode="rb")  # type: ignore[assignment]
+        encoding, carrier = self.facts.encoding or "latin-1", self.facts.encoding is None
+        if encoding.startswith("utf-8"):
+            return _Rest(_strip_bom(raw), hold_back=self.facts.trailer_bytes), False
+        recoded = _Recoded(raw, encoding, skip_bom=carrier and self.facts.bom == "utf-8")
+        return _Rest(recoded, hold_back=self.facts.trailer_bytes), carrier
+
+    def _read_header(self, stream: IO[bytes]) -> tuple[list[str], IO[bytes]]:
+        head = _read_up_to(stream, _HEADER_LIMIT)
+        text = head.decode("utf-8", "ignore")
+        reader = csv.reader(io.StringIO(text, newline=""), delimiter=self.client.config.source.delimiter)
+        try:
+            names = next((row for row in reader if row), [])
+        except csv.Error:
+            raise DeliveryError("header", "The header line cannot be read; send the file with a plain header.") from None
+        ends = list(re.finditer(_LINE_END, text))
+        last = ends[reader.line_num - 1].end() if len(ends) >= reader.line_num else len(text)
+        consumed = text[:last].encode()
+        leading_blank = count_blank_lines(b"\n" + consumed)
+        self._header_lines = reader.line_num - leading_blank
+        return names, _Chained(head[len(consumed) :], stream)
+
+    # --- header to columns -----------------------------------------------------------------------------------
+
+    def _map_columns(self, names: list[str]) -> dict[str, int]:
+        """Contract column -> its position in the file.
+
+        Raises:
+            DeliveryError: no, duplicate or missing columns; never with a name found in the file, since a file
+                without a header has a member's values in that place.
+        """
+        contract = self.client.contract
+        wanted = {normal_header(column): column for column in contract.column}
+        wanted |= {normal_header(header): source.to for header, source in self.client.config.columns.items()}
+        found: dict[str, int] = {}
+        extra: list[str] = []
+        for position, name in enumerate(names):
+            column = wanted.get(normal_header(name))
+            if column is None:
+                extra.append(name)
+            elif column in found:
+                raise DeliveryError("duplicate_column", f"The header names {column} twice; send each column once.")
+            else:
+                found[column] = position
+        missing = [column for column in self._required() if column not in found]
+        if missing:
+            raise DeliveryError("missing_column", self._missing_sentence(missing, len(names), bool(found)))
+        self.extra_columns = extra
+        if extra and self.client.config.schema_evolution == "freeze":
+            raise DeliveryError(
+                "extra_column", f"The header has {len(extra)} column(s) that {contract.name} does not know; "
+                "this client's schema is frozen."
+            )  # fmt: skip
+        return {column: found[column] for column in contract.column if column in found}
+
+    def _required(self) -> list[str]:
+        date_from = self.client.config.source.creation_date
+        extra = [date_from.column] if date_from.from_ == "column" else []
+        return [*self.client.contract.required, *extra]
+
+    def _missing_sentence(self, missing: list[str], width: int, any_found: bool) -> str:  # noqa: FBT001
+        wanted = ", ".join(missing)
+        if width == 1:
+            delimiter = self.client.config.source.delimiter
+            return f"The header has one column only, with {delimiter!r} as delimiter; check the delimiter. Missing: {wanted}."
+        if not any_found:
+            return f"The first line names no known column; the file seems to have no header. Missing: {wanted}."
+        return f"The header lacks the required column(s) {wanted}; send them, or map their names in the client's YAML."
+
+    # --- records ---------------------------------------------------------------------------------------------
+
+    def _parse(self, body: IO[bytes], width: int) -> Iterator[pa.Table]:
+        first = body.read(1)
+        if not first:
+            return
+        names = [f"c{i}" for i in range(width)]
+        try:
+            reader = pacsv.open_csv(
+                pa.PythonFile(_Chained(first, body), mode="r"),
+                read_options=pacsv.ReadOptions(column_names=names, use_threads=False, block_size=_BLOCK),
+                parse_options=pacsv.ParseOptions(
+                    delimiter=self.client.config.source.delimiter,
+                    newlines_in_values=True,
+                    ignore_empty_lines=True,
+                    invalid_row_handler=self._on_malformed,
+                ),
+                convert_options=pacsv.ConvertOptions(
+                    column_types=dict.fromkeys(names, pa.string()),
+                    strings_can_be_null=True,
+                    quoted_strings_can_be_null=False,
+                    null_values=[""],
+                    check_utf8=False,
+                ),
+            )
+            yield from _coalesce(reader, BATCH_ROWS)
+        except pa.ArrowInvalid as error:
+            if "Empty CSV" in str(error):  # only blank lines after the header
+                return
+            raise DeliveryError(
+                "record_too_large", "A record does not end within 8 MB, mostly a quote that is never closed; "
+                "send the file again with its quotes paired."
+            ) from None  # fmt: skip
+
+    def _on_malformed(self, row: pacsv.InvalidRow) -> str:
+        kind = "too_few_fields" if row.actual_columns < row.expected_columns else "too_many_fields"
+        self._invalid_numbers.append(row.number)
+        self._rejects.append(
+            {
+                RECORD_NO: row.number,
+                "raw": row.text,
+                "reasons": [Reason(None, kind, "malformed")],
+                "expected_fields": row.expected_columns,
+                "found_fields": row.actual_columns,
+            }
+        )
+        return "skip"
+
+    def _batch(self, table: pa.Table | None, names: list[str], columns: dict[str, int], *, carrier: bool) -> Batch:
+        rejects, self._rejects = self._rejects, []
+        for reject in rejects:
+            self._count_lines(reject["raw"].encode())
+            reject["raw"] = reject["raw"].encode("latin-1" if carrier else "utf-8")
+        rows = self._numbered(table) if table is not None else None
+        if rows is not None:
+            rows = self._drop_repeated_headers(rows, names)
+            rows = self._account_for_line_ends(rows)
+            rows, swallowed = _swallowed(rows, self.client.config.source.delimiter)
+            if carrier:
+                rows, undecodable = _decode_carried(rows, columns)
+                rejects += undecodable
+            rejects += swallowed
+        self._records += len(rejects) + (rows.height if rows is not None else 0)
+        picked = {column: f"c{position}" for column, position in columns.items()}
+        frame = (
+            rows.select(RECORD_NO, **{column: pl.col(at) for column, at in picked.items()})
+            if rows is not None
+            else pl.DataFrame(schema={RECORD_NO: pl.Int64} | dict.fromkeys(picked, pl.String))
+        )
+        return Batch(frame, pl.DataFrame(rejects, schema=REJECTED_SCHEMA))
+
+    def _numbered(self, table: pa.Table) -> pl.DataFrame:
+        """Give each row its number: the parser numbers only the malformed ones, the others fill the gaps."""
+        rows = pl.DataFrame(pl.from_arrow(table))
+        start, count = self._next_ordinal, rows.height
+        taken = sorted(n for n in self._invalid_numbers if n >= start)
+        numbers = pl.int_range(start, start + count + len(taken), eager=True, dtype=pl.Int64)
+        if taken:
+            numbers = numbers.filter(~numbers.is_in(taken)).head(count)
+        self._next_ordinal = int(numbers[-1]) + 1 if count else start
+        self._invalid_numbers = [n for n in taken if n >= self._next_ordinal]
+        return rows.with_columns(numbers.alias(RECORD_NO))
+
+    def _drop_repeated_headers(self, rows: pl.DataFrame, names: list[str]) -> pl.DataFrame:
+        """A header in the middle of a file (files glued together) is no record; it is skipped and counted."""
+        first = rows["c0"] == names[0]
+        if not first.any():
+            return rows
+        same = pl.all_horizontal(pl.col(f"c{i}").fill_null("") == name for i, name in enumerate(names))
+        kept = rows.filter(~same)
+        repeated = rows.height - kept.height
+        self._repeated_headers += repeated
+        self._header_lines += repeated
+        return kept
+
+    def _account_for_line_ends(self, rows: pl.DataFrame) -> pl.DataFrame:
+        """Count the lines of the rows; embedded line ends are rare, so only rows that have one are looked at."""
+        self._record_lines += rows.height
+        for name in (c for c in rows.columns if c != RECORD_NO):
+            column = rows[name]
+            broken = column.filter(column.str.contains(r"[\r\n]"))
+            for value in broken.to_list():
+                self._record_lines += count_line_ends(value.encode())
+                self._blank_in_records += count_blank_lines(value.encode())
+        return rows
+
+    def _count_lines(self, raw: bytes) -> None:
+        self._record_lines += 1 + count_line_ends(raw)
+        self._blank_in_records += count_blank_lines(raw)
+
+    # --- what must hold at the end ---------------------------------------------------------------------------
+
+    def _check_trailer(self) -> None:
+        stated = self.facts.trailer_count
+        if stated is not None and stated != self._records:
+            raise DeliveryError(
+                "trailer", f"The trailer states {stated} records, the file has {self._records}; send the file again."
+            )
+
+    def _check_lines(self) -> None:
+        counts = self.line_counts()
+        parts = counts.header_lines + counts.record_lines + counts.blank_lines + counts.trailer_lines
+        if parts != counts.physical_lines or counts.blank_lines < 0:
+            raise AccountingError(
+                f"The file has {counts.physical_lines} lines, but {parts} were accounted for; nothing of it was published."
+            )
+
+
+def normal_header(name: str) -> str:
+    """One spelling for header names that differ in case, surrounding space, or space, hyphen and underscore."""
+    text = unicodedata.normalize("NFC", name).strip(" \t\ufeff\u00a0\u200b").casefold()
+    return re.sub(r"[\s\-_]+", "_", text)
+
+
+def _coalesce(batches: Iterator[pa.RecordBatch], rows: int) -> Iterator[pa.Table]:
+    waiting: list[pa.RecordBatch] = []
+    for batch in batches:
+        waiting.append(batch)
+        if sum(b.num_rows for b in waiting) >= rows:
+            yield pa.Table.from_batches(waiting)
+            waiting = []
+    if waiting:
+        yield pa.Table.from_batches(waiting)
+
+
+def _swallowed(rows: pl.DataFrame, delimiter: str) -> tuple[pl.DataFrame, list[dict[str, Any]]]:
+    """Reject rows in which one field holds what looks like whole records: a stray quote has swallowed them."""
+    columns = [c for c in rows.columns if c != RECORD_NO]
+    width = len(columns)
+    suspects = rows.filter(pl.any_horizontal(pl.col(c).str.contains(r"[\r\n]") for c in columns))
+    if width < 3 or suspects.is_empty():  # noqa: PLR2004 - with two columns a comma in a text looks like a record
+        return rows, []
+    enough = (width - 1) / 2
+
+    def swallowing(row: dict[str, Any]) -> bool:
+        parts = (part for c in columns if row[c] for part in re.split(_LINE_END, row[c])[1:])
+        return any(part.count(delimiter) >= enough for part in parts)
+
+    hit = [row for row in suspects.to_dicts() if swallowing(row)]
+    rejects = [
+        {
+            RECORD_NO: row[RECORD_NO],
+            "raw": as_csv([row[c] for c in columns], delimiter).encode(),
+            "reasons": [Reason(None, "swallowed_records", "swallowed_records")],
+            "expected_fields": None,
+            "found_fields": None,
+        }
+        for row in hit
+    ]
+    return rows.filter(~pl.col(RECORD_NO).is_in([row[RECORD_NO] for row in hit])), rejects
+
+
+def _decode_carried(rows: pl.DataFrame, columns: dict[str, int]) -> tuple[pl.DataFrame, list[dict[str, Any]]]:
+    """Turn Latin-1 carried bytes back into UTF-8 text; rows where that fails are rejected, with the column named."""
+    names = {f"c{position}": column for column, position in columns.items()}
+    cells = [c for c in rows.columns if c != RECORD_NO]
+    foreign = pl.any_horizontal(pl.col(c).str.contains(r"[^\x00-\x7f]").fill_null(value=False) for c in cells)
+    touched = rows.filter(foreign)
+    repaired, rejects = [], []
+    for row in touched.to_dicts():
+        raw = {c: row[c].encode("latin-1") if row[c] is not None else None for c in cells}
+        bad = [c for c, value in raw.items() if value is not None and not _is_utf8(value)]
+        if not bad:
+            repaired.append(row | {c: v.decode() if v is not None else None for c, v in raw.items()})
+            continue
+        rejects.append(
+            {
+                RECORD_NO: row[RECORD_NO],
+                "raw": as_csv([row[c] for c in cells], ",").encode("latin-1"),
+                "reasons": [Reason(names.get(c), "encoding", "encoding") for c in bad],
+                "expected_fields": None,
+                "found_fields": None,
+            }
+        )
+    clean = rows.filter(~foreign)
+    if repaired:
+        clean = pl.concat([clean, pl.DataFrame(repaired, schema=rows.schema)]).sort(RECORD_NO)
+    return clean, rejects
+
+
+def _is_utf8(value: bytes) -> bool:
+    try:
+        value.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def as_csv(fields: list[str | None], delimiter: str) -> str:
+    """One record as a CSV line without its end; None is an empty field, "" a quoted one."""
+    def quoted(value: str | None) -> str:
+        if value is None:
+            return ""
+        needs = value == "" or any(c in value for c in (delimiter, '"', "\n", "\r"))
+        return '"' + value.replace('"', '""') + '"' if needs else value
+
+    return delimiter.join(quoted(value) for value in fields)
+
+
+def _read_up_to(stream: IO[bytes], count: int) -> bytes:
+    parts, total = [], 0
+    while total < count and (part := stream.read(count - total)):
+        parts.append(part)
+        total += len(part)
+    return b"".join(parts)
+
+
+def _strip_bom(raw: IO[bytes]) -> IO[bytes]:
+    head = _read_up_to(raw, 3)
+    return _Chained(head.removeprefix(b"\xef\xbb\xbf"), raw)
+
+
+class _Stream(io.RawIOBase):
+    """A readable stream defined by its `read`; pyarrow reads in large blocks, so no buffering is needed."""
+
+    def readable(self) -> bool:
+        return True
+
+
+class _Chained(_Stream):
+    """`head`, then the rest of a stream."""
+
+    def __init__(self, head: bytes, rest: IO[bytes]) -> None:
+        self._head, self._rest = head, rest
+
+    def read(self, size: int = -1) -> bytes:
+        if not self._head:
+            return self._rest.read(size)
+        part, self._head = (self._head, b"") if size < 0 else (self._head[:size], self._head[size:])
+        return part + self._rest.read() if size < 0 else part
+
+
+class _Rest(_Stream):
+    """A stream without its last `hold_back` bytes: those of the trailer record."""
+
+    def __init__(self, source: IO[bytes], hold_back: int) -> None:
+        self._source, self._hold, self._buffer = source, hold_back, b""
+
+    def read(self, size: int = -1) -> bytes:
+        if not self._hold:
+            return self._source.read(size)
+        wanted = 1 << 20 if size < 0 else max(size, 1)
+        while len(self._buffer) < wanted + self._hold and (part := self._source.read(1 << 20)):
+            self._buffer += part
+        ready = len(self._buffer) - self._hold
+        part, self._buffer = self._buffer[: min(wanted, ready)], self._buffer[min(wanted, ready) :]
+        return part + self.read() if size < 0 and part else part
+
+
+class _Recoded(_Stream):
+    """A stream of another encoding as UTF-8."""
+
+    def __init__(self, source: IO[bytes], encoding: str, *, skip_bom: bool) -> None:
+        import codecs
+
+        self._source, self._decoder = source, codecs.getincrementaldecoder(encoding)()
+        self._buffer = b""
+        if skip_bom:
+            source.read(3)
+
+    def read(self, size: int = -1) -> bytes:
+        while size < 0 or len(self._buffer) < size:
+            raw = self._source.read(1 << 20)
+            self._buffer += self._decoder.decode(raw, final=not raw).encode()
+            if not raw:
+                break
+        part, self._buffer = (self._buffer, b"") if size < 0 else (self._buffer[:size], self._buffer[size:])
+        return part
+
+

@@ -1,0 +1,191 @@
+"""Gives every value its one standard form, or none: cleaned text, ISO dates, E.164 phones, codes.
+
+What belongs here: text to text per column type, and which texts have no standard form (null). What does not: whether
+a value is allowed; the contract's rules decide that on the outcome.
+"""
+
+import re
+from collections.abc import Callable, Sequence
+from functools import cache
+
+import polars as pl
+
+from healthingest.contracts.clients import Client
+from healthingest.contracts.contract import ColumnType
+from healthingest.contracts.rules import STANDARD
+
+#: White space of any script, and zero-width characters that no one can see (not the joiners some scripts need).
+_SPACE = "[\\s\u200b\u2060\ufeff]+"
+_NEEDS_COLLAPSE = "[\\s--\\x20]|\\x20\\x20|[\u200b\u2060\ufeff]"
+#: C0 and C1 controls except tab and line ends (which are white space), DEL and the replacement character.
+CONTROL_CHARACTERS = "[\\x00-\\x08\\x0b\\x0c\\x0e-\\x1f\\x7f-\\x9f\ufffd]"
+
+_NANP = (
+    r"^(?:\+?1[ .\-]*)?\(?([2-9][0-9]{2})\)?[ .\-]*([2-9][0-9]{2})[ .\-]*([0-9]{4})"
+    r"(?: ?(?i:x|ext\.?|extension|#) ?[0-9]{1,6})?$"
+)
+#: Dot-atom local part (RFC 5322, 3.2.3) and a dotted domain of LDH labels (RFC 1123, 2.1); lengths by RFC 5321.
+_ATEXT = r"[a-z0-9!#$%&'*+/=?^_`{|}~\-]+"
+_LABEL = r"[a-z0-9](?:[a-z0-9\-]{0,61}[a-z0-9])?"
+_EMAIL = rf"^{_ATEXT}(?:\.{_ATEXT})*@(?:{_LABEL}\.)+[a-z](?:[a-z0-9\-]{{0,61}}[a-z0-9])$"
+_EMAIL_MAX, _EMAIL_LOCAL_MAX = 254, 64
+
+_GENDERS = {
+    "M": "M", "F": "F", "X": "X", "U": "U", "O": "O", "MALE": "M", "FEMALE": "F", "UNKNOWN": "U", "OTHER": "O",
+}  # fmt: skip
+#: USPS Publication 28, appendix B: states, DC, territories, freely associated states, military mail.
+_STATES = {
+    "ALABAMA": "AL", "ALASKA": "AK", "AMERICAN SAMOA": "AS", "ARIZONA": "AZ", "ARKANSAS": "AR", "CALIFORNIA": "CA",
+    "COLORADO": "CO", "CONNECTICUT": "CT", "DELAWARE": "DE", "DISTRICT OF COLUMBIA": "DC",
+    "FEDERATED STATES OF MICRONESIA": "FM", "FLORIDA": "FL", "GEORGIA": "GA", "GUAM": "GU", "HAWAII": "HI",
+    "IDAHO": "ID", "ILLINOIS": "IL", "INDIANA": "IN", "IOWA": "IA", "KANSAS": "KS", "KENTUCKY": "KY",
+    "LOUISIANA": "LA", "MAINE": "ME", "MARSHALL ISLANDS": "MH", "MARYLAND": "MD", "MASSACHUSETTS": "MA",
+    "MICHIGAN": "MI", "MINNESOTA": "MN", "MISSISSIPPI": "MS", "MISSOURI": "MO", "MONTANA": "MT", "NEBRASKA": "NE",
+    "NEVADA": "NV", "NEW HAMPSHIRE": "NH", "NEW JERSEY": "NJ", "NEW MEXICO": "NM", "NEW YORK": "NY",
+    "NORTH CAROLINA": "NC", "NORTH DAKOTA": "ND", "NORTHERN MARIANA ISLANDS": "MP", "OHIO": "OH", "OKLAHOMA": "OK",
+    "OREGON": "OR", "PALAU": "PW", "PENNSYLVANIA": "PA", "PUERTO RICO": "PR", "RHODE ISLAND": "RI",
+    "SOUTH CAROLINA": "SC", "SOUTH DAKOTA": "SD", "TENNESSEE": "TN", "TEXAS": "TX", "UTAH": "UT", "VERMONT": "VT",
+    "VIRGINIA": "VA", "VIRGIN ISLANDS": "VI", "WASHINGTON": "WA", "WEST VIRGINIA": "WV", "WISCONSIN": "WI",
+    "WYOMING": "WY", "ARMED FORCES AMERICAS": "AA", "ARMED FORCES EUROPE": "AE", "ARMED FORCES PACIFIC": "AP",
+}  # fmt: skip
+
+
+def standardize(rows: pl.DataFrame, client: Client) -> pl.DataFrame:
+    """Clean every contract column of `rows` (String) and add `<column>__std` (String) for each parsed type.
+
+    A cleaned value is null where the client's file means "nothing"; a standard form is null where there is none.
+    Columns that the file lacks come in as null. Rows keep their order and number.
+    """
+    absent = [pl.lit(None, pl.String).alias(c) for c in client.contract.column if c not in rows.columns]
+    nothing = ["", *client.config.source.null_values]
+    series: list[pl.Series] = []
+    frame = rows.with_columns(absent)
+    for column in client.contract.columns:
+        cleaned = clean(frame[column.name], nothing)
+        series.append(cleaned)
+        if column.parsed:
+            standard = standard_form(cleaned, column.type, client.date_formats(column.name))
+            series.append(standard.alias(column.name + STANDARD))
+    return frame.with_columns(series)
+
+
+def clean(values: pl.Series, nothing: Sequence[str] = ("",)) -> pl.Series:
+    """Trim, collapse white space to single blanks, compose (NFC); what then reads as one of `nothing` becomes null.
+
+    Passes over the text are made only where some value needs them: most columns are plain ASCII.
+    """
+    if values.dtype == pl.Null or values.null_count() == len(values):
+        return values.cast(pl.String)
+    text = values
+    if text.str.contains(_NEEDS_COLLAPSE).any():
+        text = text.str.replace_all(_SPACE, " ")
+    text = text.str.strip_chars(" ")
+    if text.str.contains(r"[^\x00-\x7f]").any():
+        text = text.str.normalize("NFC")
+    # Compared as written: people are called Null.
+    name = values.name
+    kept = pl.when(~pl.col(name).is_in(list(nothing))).then(pl.col(name)).alias(name)
+    return text.alias(name).to_frame().select(kept).to_series()
+
+
+def standard_form(cleaned: pl.Series, kind: ColumnType, date_formats: Sequence[str] = ("%Y-%m-%d",)) -> pl.Series:
+    """The standard form (String) of cleaned text of one column type; null where it has none."""
+    if kind == "date":
+        return _dates(cleaned, date_formats)
+    if kind == "phone":
+        return _phones(cleaned)
+    expression = _EXPRESSIONS.get(kind)
+    if expression is None:
+        return cleaned
+    return cleaned.to_frame().select(expression(pl.col(cleaned.name))).to_series()
+
+
+def _gender(value: pl.Expr) -> pl.Expr:
+    return value.str.to_uppercase().replace_strict(_GENDERS, default=None)
+
+
+def _state(value: pl.Expr) -> pl.Expr:
+    codes = _STATES | {code: code for code in _STATES.values()}
+    return value.str.to_uppercase().replace_strict(codes, default=None)
+
+
+def _zip(value: pl.Expr) -> pl.Expr:
+    nine = value.str.replace(r"^([0-9]{5})-?([0-9]{4})$", "${1}-${2}")
+    return pl.when(value.str.contains(r"^[0-9]{5}(?:-?[0-9]{4})?$")).then(nine)
+
+
+def _email(value: pl.Expr) -> pl.Expr:
+    lower = value.str.to_lowercase()
+    short = (lower.str.len_bytes() <= _EMAIL_MAX) & (lower.str.find("@", literal=True) <= _EMAIL_LOCAL_MAX)
+    return pl.when(lower.str.contains(_EMAIL) & short).then(lower)
+
+
+_EXPRESSIONS: dict[str, Callable[[pl.Expr], pl.Expr]] = {
+    "gender": _gender, "us_state": _state, "us_zip": _zip, "email": _email,
+}  # fmt: skip
+
+
+def _dates(cleaned: pl.Series, formats: Sequence[str]) -> pl.Series:
+    """ISO dates; a shape test before each parse, since parsers take '+2020-1-1' for %Y-%m-%d and 99 for %Y."""
+    name = cleaned.name
+    parsed = [
+        pl.when(pl.col(name).str.contains(_shape(fmt))).then(pl.col(name)).str.to_date(fmt, strict=False)
+        for fmt in formats
+    ]
+    return cleaned.to_frame().select(pl.coalesce(parsed).dt.to_string("%Y-%m-%d").alias(name)).to_series()
+
+
+def _shape(fmt: str) -> str:
+    parts = {"Y": "[0-9]{4}", "m": "[0-9]{1,2}", "d": "[0-9]{1,2}", "b": "[A-Za-z]{3}"}
+    if re.search(r"%[Ymd]%[Ymd]", fmt):  # no separators: every digit counts
+        parts |= {"m": "[0-9]{2}", "d": "[0-9]{2}"}
+    if fmt == "%Y-%m-%d":
+        parts |= {"m": "[0-9]{2}", "d": "[0-9]{2}"}
+    pieces = re.split(r"%(.)", fmt)
+    return "^" + "".join(parts[p] if i % 2 else re.escape(p) for i, p in enumerate(pieces)) + "$"
+
+
+def _phones(cleaned: pl.Series) -> pl.Series:
+    """E.164: North American numbers by one regex, a hundred times faster than the library, the rest by the library."""
+    name = cleaned.name
+    value = pl.col(name)
+    e164 = value.str.replace(_NANP, "+1${1}${2}${3}")
+    known_area = e164.str.slice(2, 3).is_in(sorted(_area_codes()))
+    frame = cleaned.to_frame().select(
+        value, pl.when(value.str.contains(_NANP)).then(pl.when(known_area).then(e164).otherwise(pl.lit(""))).alias("nanp")
+    )
+    odd = frame.filter(value.is_not_null() & pl.col("nanp").is_null())[name].unique()
+    placed = {text: number for text in odd.to_list() if (number := _by_library(text))}
+    result = frame.with_columns(
+        pl.when(pl.col("nanp").is_null()).then(value.replace_strict(placed, default=None, return_dtype=pl.String))
+        .when(pl.col("nanp") != "").then(pl.col("nanp"))
+        .alias(name)
+    )  # fmt: skip
+    return result[name]
+
+
+def _by_library(text: str) -> str | None:
+    """Place a number that names its country with a plus; without one, nothing tells which country is meant."""
+    import phonenumbers
+
+    if not text.lstrip("( ").startswith("+") or re.search("[A-WYZa-wyz]", text):
+        return None
+    try:
+        number = phonenumbers.parse(text, None)
+    except phonenumbers.NumberParseException:
+        return None
+    if not phonenumbers.is_valid_number(number):
+        return None
+    return phonenumbers.format_number(number, phonenumbers.PhoneNumberFormat.E164)
+
+
+@cache
+def _area_codes() -> frozenset[str]:
+    """Area codes in use, from phonenumbers' metadata: the regex alone would accept 555-555-5555."""
+    import phonenumbers
+
+    def used(area: str) -> bool:
+        number = phonenumbers.PhoneNumber(country_code=1, national_number=int(f"{area}2345678"))
+        return phonenumbers.is_valid_number(number)
+
+    return frozenset(area for area in map(str, range(200, 1000)) if used(area))

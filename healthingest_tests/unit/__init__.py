@@ -1,0 +1,1 @@
+"""Tests: sentences on real parts."""
