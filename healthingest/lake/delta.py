@@ -1,0 +1,144 @@
+"""What all Delta tables here share: creation, snapshots, and writes that happen once however often they are tried.
+
+Delta's application transactions are not de-duplicated by the library; a writer must look before it writes and commit
+with the very snapshot it looked at. A write by path, or a refreshed handle, commits silently over others' work.
+"""
+
+import random
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import polars as pl
+from deltalake import CommitProperties, DeltaTable, Field, Schema, Transaction, WriterProperties, write_deltalake
+from deltalake.exceptions import CommitFailedError
+
+from healthingest.errors import ContentionError, HealthingestError
+
+#: Snapshots tried before a writer gives up; with the waits below about 40 s.
+ATTEMPTS = 25
+T = TypeVar("T")
+ZSTD = WriterProperties(compression="ZSTD")
+
+
+@dataclass(frozen=True)
+class Table:
+    """One Delta table: where it lies and what it must look like."""
+
+    path: Path
+    schema: pl.Schema
+    partition_by: tuple[str, ...] = ()
+    description: str = ""
+    #: Column -> what it holds, for the table's own schema.
+    comments: Mapping[str, str] = field(default_factory=dict)
+    configuration: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def uri(self) -> str:
+        """Where readers find the table."""
+        return str(self.path)
+
+    def exists(self) -> bool:
+        """Whether the table has been created."""
+        return DeltaTable.is_deltatable(self.uri)
+
+    def snapshot(self) -> DeltaTable:
+        """The latest state as a fresh handle, creating an empty table where none is.
+
+        Raises:
+            HealthingestError: the folder holds something that is no Delta table.
+        """
+        if not self.exists():
+            self._create()
+        return DeltaTable(self.uri)
+
+    def version(self) -> int | None:
+        """The latest version; None before the first write."""
+        return int(DeltaTable(self.uri).version()) if self.exists() else None
+
+    def frame(self, columns: list[str] | None = None, where: pl.Expr | None = None) -> pl.DataFrame:
+        """Rows of the latest state; an empty frame before the first write."""
+        if not self.exists():
+            empty = pl.DataFrame(schema=self.schema)
+            return empty.select(columns) if columns else empty
+        scan = pl.scan_delta(DeltaTable(self.uri))
+        scan = scan if where is None else scan.filter(where)
+        return (scan.select(columns) if columns else scan).collect()
+
+    def append_once(self, rows: pl.DataFrame, app_id: str) -> bool:
+        """Append `rows` in one commit unless a commit of that id exists; returns whether it wrote."""
+        if rows.is_empty():
+            return False
+
+        def attempt() -> bool:
+            table = self.snapshot()
+            if table.transaction_version(app_id) is not None:
+                return False
+            write_deltalake(
+                table, rows, mode="append", writer_properties=ZSTD, commit_properties=commit({app_id: 1})
+            )
+            return True
+
+        return retry(attempt)
+
+    def _create(self) -> None:
+        if self.path.exists() and any(self.path.iterdir()) and not (self.path / "_delta_log").exists():
+            raise HealthingestError(f"{self.path} holds files that are no Delta table; move them away.")
+        self.path.mkdir(parents=True, exist_ok=True, mode=0o700)
+        DeltaTable.create(
+            self.uri,
+            delta_schema(self.schema, self.comments),
+            mode="ignore",
+            partition_by=list(self.partition_by),
+            name=self.path.name,
+            description=self.description,
+            configuration=dict(self.configuration),
+            raise_if_key_not_exists=False,
+        )
+
+
+def delta_schema(schema: pl.Schema, comments: Mapping[str, str]) -> Schema:
+    """The Delta schema of a polars schema, with column comments."""
+    plain = Schema.from_arrow(pl.DataFrame(schema=schema).to_arrow().schema)
+    return Schema(
+        [
+            Field(f.name, f.type, nullable=True, metadata={"comment": comments[f.name]} if f.name in comments else None)
+            for f in plain.fields
+        ]
+    )
+
+
+def commit(transactions: Mapping[str, int], metadata: dict[str, str] | None = None) -> CommitProperties:
+    """Commit properties that carry application transactions and custom metadata (never a value of a record)."""
+    now = int(time.time() * 1000)
+    return CommitProperties(
+        custom_metadata=metadata,
+        app_transactions=[Transaction(app_id, version, now) for app_id, version in transactions.items()],
+    )
+
+
+def retry(attempt: Callable[[], T]) -> T:
+    """Run `attempt`, which must take a fresh snapshot itself, until no other writer beats it.
+
+    Raises:
+        ContentionError: others won every time.
+    """
+    for wait in _waits():
+        try:
+            return attempt()
+        except CommitFailedError:
+            time.sleep(wait)
+    raise ContentionError("Other writers kept the table busy; run this again.")
+
+
+def _waits() -> Iterator[float]:
+    for number in range(ATTEMPTS):
+        yield random.uniform(0, min(2.0, 0.05 * 2**number))  # noqa: S311 - jitter, not a secret
+
+
+def transaction_versions(table: DeltaTable, app_ids: list[str]) -> dict[str, int]:
+    """Application transaction -> its version, for those the snapshot has."""
+    found: dict[str, Any] = {app_id: table.transaction_version(app_id) for app_id in app_ids}
+    return {app_id: int(version) for app_id, version in found.items() if version is not None}

@@ -1,0 +1,60 @@
+"""Members with their values, for those who hold the keys: silver joined with the vault.
+
+Silver is loaded first, then the vault: a vault row without its silver row says nothing, the other way round loses one.
+"""
+
+from collections.abc import Sequence
+
+import polars as pl
+
+from healthingest.contracts.contract import Contract, load_contract
+from healthingest.errors import UsageError
+from healthingest.lake.silver import Snapshot
+from healthingest.platform import Platform
+
+PROFILES = ("operations",)
+
+
+def export_frame(platform: Platform, *, profile: str = "operations", clients: Sequence[str] | None = None) -> pl.DataFrame:
+    """Current members as one frame, sorted by client_id and member_id.
+
+    Columns of `operations`: client_id, the contract's columns in their standard form (String), derived columns,
+    creation_date (Date, of the record that last changed the member), last_seen (Date, of the last that named it).
+
+    Raises:
+        UsageError: no such profile or client.
+        KeyringError: the keyring cannot open the vault.
+    """
+    if profile not in PROFILES:
+        raise UsageError(f"There is no profile {profile}; there is {', '.join(PROFILES)}.")
+    silver = platform.lake.silver
+    if not silver.exists():
+        return pl.DataFrame(schema={"client_id": pl.String, "member_id": pl.String})
+    table = silver.snapshot()
+    rows = pl.scan_delta(table).collect()
+    present = rows["client_id"].unique().sort().to_list()
+    unknown = sorted(set(clients or ()) - set(present) - set(platform.clients.clients))
+    if unknown:
+        raise UsageError(f"There is no client {unknown[0]}; there is {', '.join(platform.clients.clients)}.")
+    wanted = [client_id for client_id in present if clients is None or client_id in clients]
+    parts = [
+        _operations(platform, Snapshot(table, client_id), part)
+        for client_id in wanted
+        for part in rows.filter(pl.col("client_id") == client_id).partition_by("_contract")
+    ]
+    if not parts:
+        return pl.DataFrame(schema={"client_id": pl.String, "member_id": pl.String})
+    return pl.concat(parts, how="diagonal").sort("client_id", "member_id")
+
+
+def _operations(platform: Platform, snapshot: Snapshot, rows: pl.DataFrame) -> pl.DataFrame:
+    contract = load_contract(platform.places.configs, rows["_contract"][0])
+    values = platform.lake.vault.values(snapshot.client_id, rows.select("member_token", "_file_id"), contract.vaulted)
+    seen = platform.lake.sightings.last_seen(snapshot.client_id, snapshot.active)
+    joined = rows.join(values, on=["member_token", "_file_id"], how="left").join(seen, on="member_token", how="left")
+    return joined.select("client_id", *_value_columns(contract), "creation_date", "last_seen")
+
+
+def _value_columns(contract: Contract) -> list[str]:
+    shown = [c.name for c in contract.columns if c.policy.keep or c.policy.vault]
+    return [*shown, *contract.derived]

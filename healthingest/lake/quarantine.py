@@ -1,0 +1,105 @@
+"""The quarantine table: every rejected record, its reasons in clear, the record itself sealed."""
+
+from datetime import UTC, datetime
+from pathlib import Path
+
+import polars as pl
+
+from healthingest.lake.delta import Table
+from healthingest.model import Delivery, RuleCount
+from healthingest.privacy.keyring import Keyring
+from healthingest.privacy.seal import open_value, seal_values
+from healthingest.records.read import RECORD_NO
+from healthingest.records.reasons import REASONS, count_reasons
+
+SCHEMA = pl.Schema(
+    {
+        "client_id": pl.String,
+        "creation_date": pl.Date,
+        "file_id": pl.String,
+        "file_name": pl.String,
+        "record_no": pl.Int64,
+        "reasons": REASONS,
+        "expected_fields": pl.Int32,
+        "found_fields": pl.Int32,
+        "sealed_record": pl.Binary,
+        "contract": pl.String,
+        "run_id": pl.String,
+        "quarantined_at": pl.Datetime("us", "UTC"),
+        "state": pl.String,
+    }
+)
+_COMMENTS = {
+    "record_no": "1-based number of the record in its file, header excluded",
+    "reasons": "every rule the record failed; never a value",
+    "expected_fields": "fields the header has; only for malformed records",
+    "found_fields": "fields the record has; only for malformed records",
+    "sealed_record": "the record as received, AES-256-GCM, bound to its file and number",
+    "state": "open, released or discarded",
+}
+
+
+class Quarantine(Table):
+    """Rejected records of all clients."""
+
+    @classmethod
+    def at(cls, root: Path) -> "Quarantine":
+        """The table below an output folder."""
+        return cls(
+            root / "quarantine",
+            SCHEMA,
+            partition_by=("client_id",),
+            description="Records that failed their client's contract.",
+            comments=_COMMENTS,
+            configuration={"delta.dataSkippingStatsColumns": "file_id,record_no"},
+        )
+
+    def put(self, delivery: Delivery, rejected: pl.DataFrame, keyring: Keyring, run_id: str) -> bool:
+        """Store a delivery's rejected records, once; returns whether this call did.
+
+        `rejected` has RECORD_NO, raw (Binary), reasons, expected_fields, found_fields.
+        """
+        if rejected.is_empty():
+            return False
+        key = keyring.derive("rejected", delivery.client_id)
+        context = [bound_to(delivery.file_id, number) for number in rejected[RECORD_NO]]
+        rows = rejected.select(
+            client_id=pl.lit(delivery.client_id),
+            creation_date=pl.lit(delivery.creation_date),
+            file_id=pl.lit(delivery.file_id),
+            file_name=pl.lit(delivery.file_name),
+            record_no=pl.col(RECORD_NO),
+            reasons="reasons",
+            expected_fields="expected_fields",
+            found_fields="found_fields",
+            sealed_record=pl.Series(seal_values(key, rejected["raw"], context), dtype=pl.Binary),
+            contract=pl.lit(delivery.contract),
+            run_id=pl.lit(run_id),
+            quarantined_at=pl.lit(datetime.now(UTC)).cast(pl.Datetime("us", "UTC")),
+            state=pl.lit("open"),
+        )
+        return self.append_once(rows.sort("record_no"), f"quarantine/{delivery.file_id}")
+
+    def top_rules(self, delivery: Delivery) -> tuple[RuleCount, ...]:
+        """How many of a delivery's records each rule rejected, most frequent first."""
+        mine = (pl.col("client_id") == delivery.client_id) & (pl.col("file_id") == delivery.file_id)
+        return rule_counts(self.frame(["reasons"], mine)["reasons"])
+
+
+def rule_counts(reasons: pl.Series) -> tuple[RuleCount, ...]:
+    """Count reasons (list of Reason per record), most frequent first."""
+    return tuple(RuleCount(**row) for row in count_reasons(reasons).to_dicts())
+
+
+def bound_to(file_id: str, record_no: int) -> bytes:
+    """What a sealed record is bound to; it opens nowhere else."""
+    return f"rejected\x1f{file_id}\x1f{record_no}".encode()
+
+
+def open_record(keyring: Keyring, client_id: str, file_id: str, record_no: int, sealed: bytes) -> bytes:
+    """The record as received, for who holds the key.
+
+    Raises:
+        KeyringError: wrong key or place.
+    """
+    return open_value(keyring.derive("rejected", client_id), sealed, bound_to(file_id, record_no))

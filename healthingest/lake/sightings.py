@@ -1,0 +1,112 @@
+"""The sightings table: delivery F contained member M with content hash H, at its place in the sequence.
+
+Silver is recomputed from these facts, so they are written before silver and never changed by it. The sequence is
+text that sorts as records rank: record's date, file's date, suffix, slot, delivery, record, repair.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import polars as pl
+from deltalake import DeltaTable
+
+from healthingest.lake.delta import Table
+from healthingest.model import Delivery
+
+SCHEMA = pl.Schema(
+    {
+        "client_id": pl.String,
+        "file_id": pl.String,
+        "file_name": pl.String,
+        "delivery_no": pl.Int32,
+        "member_token": pl.String,
+        "content_hash": pl.String,
+        "sequence": pl.String,
+    }
+)
+#: Leading characters of a sequence that order deliveries by date and suffix: two ISO dates and a digit.
+_RANK = 23
+
+
+def sequence(delivery: Delivery, record_date: pl.Expr, record_no: pl.Expr) -> pl.Expr:
+    """The sequence of each record (String). A blank ends each part: it sorts before all characters of a file name."""
+    middle = (
+        f" {delivery.creation_date.isoformat()} {delivery.suffix or 0} {delivery.file_name}"
+        f" {delivery.delivery_no:06d} "
+    )
+    number = record_no.cast(pl.String).str.zfill(10)
+    return pl.concat_str(record_date.dt.to_string("%Y-%m-%d"), pl.lit(middle), number, pl.lit(" 00"))
+
+
+class Sightings(Table):
+    """Sightings of all clients."""
+
+    @classmethod
+    def at(cls, root: Path) -> "Sightings":
+        """The table below an output folder."""
+        return cls(
+            root / "checkpoint" / "sightings",
+            SCHEMA,
+            partition_by=("client_id",),
+            description="Which delivery mentioned which member, with what content. Internal.",
+            configuration={"delta.dataSkippingStatsColumns": "sequence"},
+        )
+
+    def put(self, delivery: Delivery, seen: pl.DataFrame) -> bool:
+        """Store a delivery's sightings, once. `seen` has member_token, content_hash, sequence (String)."""
+        rows = seen.select(
+            client_id=pl.lit(delivery.client_id),
+            file_id=pl.lit(delivery.file_id),
+            file_name=pl.lit(delivery.file_name),
+            delivery_no=pl.lit(delivery.delivery_no, pl.Int32),
+            member_token="member_token",
+            content_hash="content_hash",
+            sequence="sequence",
+        )
+        return self.append_once(rows, f"sightings/{delivery.file_id}")
+
+    def later_than(
+        self, delivery: Delivery, own: pl.DataFrame, active: Callable[[pl.DataFrame], pl.Series]
+    ) -> pl.DataFrame:
+        """Members of `own` (member_token, sequence) whom another active delivery mentions later: member_token.
+
+        `active` takes deliveries (file_id, file_name, delivery_no) and says of each whether it is active.
+        Files that hold only earlier sightings are not opened: on a day in order that is all of them.
+        """
+        files = self._files_reaching(delivery.client_id, str(own["sequence"].min())[:_RANK])
+        if not files:
+            return pl.DataFrame(schema={"member_token": pl.String})
+        others = (
+            pl.scan_parquet(files, glob=False)
+            .filter(pl.col("file_id") != delivery.file_id)
+            .select("file_id", "file_name", "delivery_no", "member_token", "sequence")
+            .collect()
+        )
+        others = others.join(self._active(others, active), on="file_id", how="semi")
+        latest = others.group_by("member_token").agg(pl.col("sequence").max().alias("latest"))
+        return own.join(latest, on="member_token").filter(pl.col("latest") > pl.col("sequence")).select("member_token")
+
+    def last_seen(self, client_id: str, active: Callable[[pl.DataFrame], pl.Series]) -> pl.DataFrame:
+        """The greatest record date of each member over its active sightings: member_token, last_seen (Date)."""
+        rows = self.frame(None, pl.col("client_id") == client_id)
+        rows = rows.join(self._active(rows, active), on="file_id", how="semi")
+        return rows.group_by("member_token").agg(
+            pl.col("sequence").max().str.slice(0, 10).str.to_date("%Y-%m-%d").alias("last_seen")
+        )
+
+    @staticmethod
+    def _active(rows: pl.DataFrame, active: Callable[[pl.DataFrame], pl.Series]) -> pl.DataFrame:
+        deliveries = rows.select("file_id", "file_name", "delivery_no").unique()
+        return deliveries.filter(active(deliveries)).select("file_id")
+
+    def _files_reaching(self, client_id: str, rank: str) -> list[str]:
+        """Data files of one client with a sighting ranked at `rank` or later."""
+        if not self.exists():
+            return []
+        table = DeltaTable(self.uri)
+        adds = pl.DataFrame(table.get_add_actions(flatten=True)).filter(pl.col("partition.client_id") == client_id)
+        if adds.is_empty():
+            return []
+        latest = pl.col("max.sequence").str.slice(0, _RANK)
+        paths = adds.filter(latest.is_null() | (latest >= rank))["path"]
+        return [str(self.path / path) for path in paths]

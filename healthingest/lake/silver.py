@@ -1,0 +1,162 @@
+"""Silver: the current state of every member, narrow and without ciphertext, with Change Data Feed.
+
+Every commit carries `client/<client_id>` with the next number, so that two writers of one client cannot both commit,
+and `file/<file_id>`, the state of the delivery. A commit must use the snapshot its rows were compared with.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+from deltalake import DeltaTable, Field, write_deltalake
+
+from healthingest.contracts.contract import Contract
+from healthingest.lake.delta import ZSTD, Table, commit, delta_schema, retry
+from healthingest.model import Delivery
+
+HELD, APPLIED = 1, 2
+BASE = pl.Schema(
+    {
+        "client_id": pl.String,
+        "member_token": pl.String,
+        "creation_date": pl.Date,
+        "_sequence": pl.String,
+        "_content_hash": pl.String,
+        "_file_id": pl.String,
+        "_record_no": pl.Int64,
+        "_contract": pl.String,
+        "_ingested_at": pl.Datetime("us", "UTC"),
+        "_bucket": pl.Int32,
+    }
+)
+COMMENTS = {
+    "client_id": "the client that sent the member",
+    "member_token": "keyed pseudonym of the member id, per client (identifier)",
+    "gender": "administrative gender: M, F, X, U, O (free)",
+    "state": "USPS code (quasi-identifier)",
+    "birth_year": "year of the birth date (quasi-identifier)",
+    "zip3": "three digits of the ZIP where the Census proves more than 20,000 people, else 000 (quasi-identifier)",
+    "creation_date": "date of the record that last changed the member",
+    "_sequence": "place of that record in the total order of records",
+    "_content_hash": "keyed hash of what the record says",
+    "_file_id": "delivery that last changed the member; with member_token it finds the vault's row",
+    "_record_no": "number of that record in its file",
+    "_contract": "contract that the record met",
+    "_ingested_at": "when the change was committed, UTC",
+    "_bucket": "hash bucket of the client; 0 unless it has more than one",
+}
+_DERIVED_TYPES: dict[str, pl.DataType] = {"year": pl.Int32(), "zip3": pl.String()}
+
+
+def readable_columns(contract: Contract) -> dict[str, pl.DataType]:
+    """Silver's columns that a contract adds to BASE: kept and derived ones."""
+    kept: dict[str, pl.DataType] = {name: pl.String() for name in contract.kept}
+    return kept | {name: _DERIVED_TYPES[how] for name, (_, how) in contract.derived.items()}
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """Silver at one version, as one client's writer sees it; rows, number and states come from this handle alone."""
+
+    table: DeltaTable
+    client_id: str
+
+    @property
+    def number(self) -> int:
+        """The client's commit number; 0 before the first."""
+        return int(self.table.transaction_version(f"client/{self.client_id}") or 0)
+
+    def state(self, file_id: str) -> int | None:
+        """HELD, APPLIED, or None if the delivery is undecided."""
+        state = self.table.transaction_version(f"file/{file_id}")
+        return int(state) if state is not None else None
+
+    def hashes(self) -> pl.DataFrame:
+        """member_token and _content_hash (String) of the client's members."""
+        mine = pl.scan_delta(self.table).filter(pl.col("client_id") == self.client_id)
+        return mine.select("member_token", "_content_hash").collect()
+
+    def active(self, deliveries: pl.DataFrame, *, applying: Delivery | None = None) -> pl.Series:
+        """Which deliveries (file_id, file_name, delivery_no) are active: applied, and the latest such of their slot.
+
+        `applying` counts as applied: the delivery that is about to be committed.
+        """
+        applied = pl.Series([self.state(f) == APPLIED for f in deliveries["file_id"]], dtype=pl.Boolean)
+        latest: dict[str, int] = {}
+        for name, number, ok in zip(deliveries["file_name"], deliveries["delivery_no"], applied, strict=True):
+            if ok:
+                latest[name] = max(number, latest.get(name, 0))
+        if applying:
+            latest[applying.file_name] = max(applying.delivery_no, latest.get(applying.file_name, 0))
+        newest = [latest.get(n) == d for n, d in zip(deliveries["file_name"], deliveries["delivery_no"], strict=True)]
+        return applied & pl.Series(newest, dtype=pl.Boolean)
+
+
+class Silver(Table):
+    """The serving table of all clients."""
+
+    @classmethod
+    def at(cls, root: Path) -> "Silver":
+        """The table below an output folder."""
+        return cls(
+            root / "silver",
+            BASE,
+            partition_by=("client_id", "_bucket"),
+            description="The current state of every member; values that name a person are in the vault.",
+            comments=COMMENTS,
+            configuration={"delta.enableChangeDataFeed": "true", "delta.dataSkippingStatsColumns": "_sequence"},
+        )
+
+    def for_client(self, client_id: str, contract: Contract) -> Snapshot:
+        """A fresh snapshot for one client, with the contract's readable columns in the table."""
+        retry(lambda: self._add_columns(contract))
+        return Snapshot(self.snapshot(), client_id)
+
+    def commit(
+        self, snapshot: Snapshot, delivery: Delivery, state: int, changed: pl.DataFrame, metadata: Mapping[str, Any]
+    ) -> int:
+        """Commit a delivery's changes and its state against `snapshot`; returns the new version.
+
+        `changed` holds silver's columns and `_is_new` (Boolean); with no rows an empty commit still records the state.
+
+        Raises:
+            CommitFailedError: another writer of the client was faster; compare again with a fresh snapshot.
+        """
+        properties = commit(
+            {f"client/{snapshot.client_id}": snapshot.number + 1, f"file/{delivery.file_id}": state},
+            {"healthingest": json.dumps({"file_id": delivery.file_id, **metadata}, sort_keys=True)},
+        )
+        rows = changed.drop("_is_new")
+        if changed["_is_new"].all():
+            # Nothing to match (or nothing at all): an append is the same commit without the join.
+            write_deltalake(snapshot.table, rows, mode="append", writer_properties=ZSTD, commit_properties=properties)
+        else:
+            # A literal client prunes to its partition and keeps other clients' commits from conflicting.
+            here = f"t.client_id = '{snapshot.client_id}' AND t._bucket = 0 AND s.member_token = t.member_token"
+            merge = snapshot.table.merge(
+                rows, here, source_alias="s", target_alias="t", streamed_exec=False,
+                writer_properties=ZSTD, commit_properties=properties,
+            )  # fmt: skip
+            merge.when_matched_update_all().when_not_matched_insert_all().execute()
+        return int(snapshot.table.version())
+
+    def decision(self, file_id: str) -> dict[str, Any] | None:
+        """What the commit that decided a delivery recorded, with its `version`; None if no commit did."""
+        if not self.exists():
+            return None
+        for entry in DeltaTable(self.uri).history():
+            recorded = json.loads(entry.get("healthingest") or "{}")
+            if recorded.get("file_id") == file_id:
+                return recorded | {"version": entry["version"]}
+        return None
+
+    def _add_columns(self, contract: Contract) -> None:
+        table = self.snapshot()
+        have = {f.name for f in table.schema().fields}
+        wanted = {n: t for n, t in readable_columns(contract).items() if n not in have}
+        if wanted:
+            fields: list[Field] = list(delta_schema(pl.Schema(wanted), COMMENTS).fields)
+            table.alter.add_columns(fields)

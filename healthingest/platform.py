@@ -1,0 +1,53 @@
+"""One installation, opened: its places, clients, keys and tables. The first thing every command and run makes."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from healthingest.contracts.clients import ClientSet, load_clients
+from healthingest.errors import UnroutableError
+from healthingest.lake.lake import Lake
+from healthingest.landing.names import FileName, parse_file_name
+from healthingest.places import Places, today
+from healthingest.privacy import tokens
+from healthingest.privacy.keyring import Keyring, open_keyring
+
+
+@dataclass(frozen=True)
+class Platform:
+    """Everything a delivery's way needs."""
+
+    places: Places
+    clients: ClientSet
+    keyring: Keyring
+    lake: Lake
+
+    @classmethod
+    def open(cls, places: Places | None = None) -> "Platform":
+        """Open the installation that the environment (or `places`) names.
+
+        Raises:
+            KeyringError: the keyring is missing, damaged or not the one the data was written with.
+            UsageError: a HEALTHINGEST_* variable holds something that is not allowed.
+        """
+        places = places or Places.from_env()
+        keyring = open_keyring(places)
+        return cls(places, load_clients(places), keyring, Lake.of(places, keyring))
+
+    def route(self, file_name: str) -> FileName:
+        """Which client and partition a file name belongs to.
+
+        Raises:
+            UnroutableError: none.
+        """
+        return parse_file_name(file_name, self.clients.active, first_date=self.places.first_date, today=today())
+
+    def file_id(self, path: Path) -> str:
+        """The id a landed file will have as a delivery; reads its bytes once.
+
+        Raises:
+            UnroutableError: it cannot be read.
+        """
+        try:
+            return tokens.file_id(self.keyring, path.name, self.lake.bronze.digest(path))
+        except OSError:
+            raise UnroutableError("The file cannot be opened; check that it still exists and its permissions.") from None
