@@ -9,7 +9,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,8 @@ from healthingest.platform import Platform
 from healthingest.privacy import tokens
 from healthingest.privacy.generalize import generalize
 from healthingest.records.check import Checked, check_records
-from healthingest.records.read import RECORD_NO, RecordReader
+from healthingest.records.damage import RECORD_NO
+from healthingest.records.read import RecordReader
 
 log = logging.getLogger(__name__)
 OnStage = Callable[[str], None]
@@ -55,7 +56,11 @@ def record_unroutable(platform: Platform, path: Path, error: UnroutableError, *,
     """Give a file that leads nowhere its audit row, once per file; False if it has one."""
     file_id = platform.file_id(path)
     return platform.lake.audit.put_unroutable(
-        file_id=file_id, file_name=path.name, file_bytes=path.stat().st_size, message=str(error), run_id=run_id
+        file_id=file_id,
+        file_name=path.name,
+        file_bytes=path.stat().st_size,
+        message=str(error),
+        run_id=run_id,
     )
 
 
@@ -70,7 +75,10 @@ def ingest(platform: Platform, delivery: Delivery, *, run_id: str, on_stage: OnS
     decided = lake.silver.exists() and Snapshot(lake.silver.snapshot(), delivery.client_id).state(delivery.file_id)
     if decided:
         return _recorded(platform, delivery, decided, run_id=run_id, started_at=started)
-    outcome = _attempt(platform, delivery, run_id, stages)
+    try:
+        outcome = _attempt(platform, delivery, run_id, stages)
+    except (PermanentError, ConfigError) as error:
+        outcome = Outcome(delivery, "failed", fresh=True, error_kind=error.kind, message=str(error))
     with stages("audit"):
         fresh = lake.audit.put(outcome, run_id=run_id, started_at=started)
     outcome = replace(outcome, fresh=fresh, stages=dict(stages.seconds))
@@ -81,11 +89,8 @@ def ingest(platform: Platform, delivery: Delivery, *, run_id: str, on_stage: OnS
 
 def _attempt(platform: Platform, delivery: Delivery, run_id: str, stages: "Stages") -> Outcome:
     lake = platform.lake
-    try:
-        client = Client.from_pin(lake.bronze.pinned_config(delivery), platform.places.configs)
-        checked = _check(platform, delivery, client, stages)
-    except (PermanentError, ConfigError) as error:
-        return Outcome(delivery, "failed", fresh=True, error_kind=error.kind, message=str(error))
+    client = Client.from_pin(lake.bronze.pinned_config(delivery), platform.places.configs)
+    checked = _check(platform, delivery, client, stages)
     outcome = Outcome(
         delivery, "succeeded", fresh=True, counts=checked.counts,
         max_invalid_ratio=client.config.quality.max_invalid_ratio, top_rules=rule_counts(checked.rejected["reasons"]),
@@ -177,7 +182,13 @@ def _decide(
 
 
 def _compare(
-    platform: Platform, delivery: Delivery, snapshot: Snapshot, members: pl.DataFrame, counts: Counts, *, hold: bool
+    platform: Platform,
+    delivery: Delivery,
+    snapshot: Snapshot,
+    members: pl.DataFrame,
+    counts: Counts,
+    *,
+    hold: bool,
 ) -> tuple[pl.DataFrame, Counts]:
     """The members that are new or changed, with `_is_new`, and the whole accounting."""
     if hold:
@@ -253,7 +264,8 @@ def _ratio_sentence(outcome: Outcome, *, hold: bool) -> str | None:
     if not outcome.breached:
         return None
     counts, limit = outcome.counts, outcome.max_invalid_ratio
-    text = f"{counts.rejected} of {counts.records} records were rejected ({counts.invalid_ratio:.1%}), over the limit of {limit:.1%}"
+    share = f"{counts.invalid_ratio:.1%}, over the limit of {limit:.1%}"
+    text = f"{counts.rejected} of {counts.records} records were rejected ({share})"
     if hold:
         return f"{text}; the delivery is held and silver is unchanged. Send a corrected file."
     return f"{text}; the accepted records are in silver."

@@ -1,4 +1,4 @@
-"""The nouns that layers pass to each other: delivery, counts, outcome. No behaviour beyond questions about themselves."""
+"""The nouns that layers pass to each other: delivery, counts, outcome. They only answer questions about themselves."""
 
 from dataclasses import asdict, dataclass, field, fields
 from datetime import date, datetime

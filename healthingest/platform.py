@@ -50,4 +50,6 @@ class Platform:
         try:
             return tokens.file_id(self.keyring, path.name, self.lake.bronze.digest(path))
         except OSError:
-            raise UnroutableError("The file cannot be opened; check that it still exists and its permissions.") from None
+            raise UnroutableError(
+                "The file cannot be opened; check that it still exists and its permissions."
+            ) from None

@@ -1,1 +1,1 @@
-"""What is allowed: client configs and the contracts (schema versions) they name. Knows no table and no file of members."""
+"""What is allowed: client configs and the contracts (schema versions) they name. Knows no table, no records."""

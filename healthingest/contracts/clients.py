@@ -128,7 +128,7 @@ class Silver(Strict):
     """How the client's part of silver is laid out; only the default exists today."""
 
     buckets: Literal[1] = 1
-    partition_by: list[Literal["client_id"]] = Field(default_factory=lambda: ["client_id"])
+    partition_by: tuple[Literal["client_id"]] = ("client_id",)
 
 
 class ClientConfig(Strict):
@@ -251,7 +251,9 @@ def load_clients(places: Places) -> ClientSet:
             client = load_client(file, places.configs)
             if client.client_id in clients:
                 raise ConfigError(
-                    f"client_id {client.client_id} is already taken by another file.", file=file, key="client_id"
+                    f"client_id {client.client_id} is already taken by another file.",
+                    file=file,
+                    key="client_id",
                 )
         except ConfigError as error:
             problems.append(error)
@@ -281,14 +283,18 @@ def _hold_against_contract(client: Client, document: strict_yaml.Document) -> No
     known = ", ".join(client.contract.column)
     for header, source in client.config.columns.items():
         if source.to not in client.contract.column:
-            raise document.error(f"{client.contract.name} has no column {source.to}; it has {known}.", ("columns", header))
+            raise document.error(
+                f"{client.contract.name} has no column {source.to}; it has {known}.", ("columns", header)
+            )
     targets = [source.to for source in client.config.columns.values()]
     for header, source in client.config.columns.items():
         if targets.count(source.to) > 1:
             raise document.error(f"two headers lead to {source.to}; keep one.", ("columns", header))
     for number, rule in enumerate(client.config.rules):
         if rule.column not in client.contract.column:
-            raise document.error(f"{client.contract.name} has no column {rule.column}; it has {known}.", ("rules", number))
+            raise document.error(
+                f"{client.contract.name} has no column {rule.column}; it has {known}.", ("rules", number)
+            )
     date_from = client.config.source.creation_date
     if date_from.from_ == "column":
         column = client.contract.column.get(date_from.column)

@@ -13,9 +13,7 @@ from healthingest.contracts import strict_yaml
 from healthingest.contracts.rules import Rule, Strict
 from healthingest.errors import ConfigError
 
-ColumnType = Literal[
-    "identifier", "name", "text", "date", "gender", "us_state", "us_zip", "phone", "email"
-]
+ColumnType = Literal["identifier", "name", "text", "date", "gender", "us_state", "us_zip", "phone", "email"]
 #: Types whose values have a standard form that not every text has; failing it rejects the record.
 PARSED_TYPES = frozenset({"date", "gender", "us_state", "us_zip", "phone", "email"})
 Group = Literal["identity", "contact"]

@@ -1,8 +1,8 @@
-"""The rule kinds a contract or client config may use, and how each becomes one Pandera check.
+r"""The rule kinds a contract or client config may use, and how each becomes one Pandera check.
 
 What belongs here: the YAML model of a rule and its polars expression. What does not: cleaning and parsing of
 values (`records.standardize`) and the split of records (`records.validate`).
-Regexes are matched whole, by Rust's engine: write `[0-9]`, since `\\d` also matches other scripts' digits.
+Regexes are matched whole, by Rust's engine: write `[0-9]`, since `\d` also matches other scripts' digits.
 """
 
 from datetime import date

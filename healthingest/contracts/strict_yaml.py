@@ -122,7 +122,7 @@ class _Builder:
         if plain is None:
             self._refuse(node, at, f"YAML tag {node.tag!r} is not allowed; write plain text.")
         if not plain.fullmatch(text):
-            self._refuse(node, at, f"YAML would not read {text} as this text; write \"{text}\" in quotes.")
+            self._refuse(node, at, f'YAML would not read {text} as this text; write "{text}" in quotes.')
         return yaml.SafeLoader("").construct_object(node)
 
     def _refuse(self, node: yaml.Node, at: Path_, message: str) -> Never:

@@ -4,7 +4,7 @@ A row's rank only rises (failed or unroutable, then held, then succeeded): an at
 another one achieved.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -12,30 +12,30 @@ import polars as pl
 from deltalake import write_deltalake
 
 from healthingest.lake.delta import ZSTD, Table, commit, retry
-from healthingest.model import Counts, Delivery, Outcome, Status
+from healthingest.model import Counts, Outcome, Status
 
 SCHEMA = pl.Schema(
     {
-        "file_id": pl.String,
-        "client_id": pl.String,
-        "file_name": pl.String,
-        "creation_date": pl.Date,
-        "file_suffix": pl.String,
-        "delivery_no": pl.Int32,
-        "run_id": pl.String,
-        "status": pl.String,
-        "contract": pl.String,
-        "config_hash": pl.String,
-        "content_hmac": pl.String,
-        "file_bytes": pl.Int64,
-        **dict.fromkeys(Counts.names(), pl.Int64),
-        "invalid_ratio": pl.Float64,
-        "error_kind": pl.String,
-        "message": pl.String,
+        "file_id": pl.String(),
+        "client_id": pl.String(),
+        "file_name": pl.String(),
+        "creation_date": pl.Date(),
+        "file_suffix": pl.String(),
+        "delivery_no": pl.Int32(),
+        "run_id": pl.String(),
+        "status": pl.String(),
+        "contract": pl.String(),
+        "config_hash": pl.String(),
+        "content_hmac": pl.String(),
+        "file_bytes": pl.Int64(),
+        **dict.fromkeys(Counts.names(), pl.Int64()),
+        "invalid_ratio": pl.Float64(),
+        "error_kind": pl.String(),
+        "message": pl.String(),
         "started_at": pl.Datetime("us", "UTC"),
         "ingestion_time": pl.Datetime("us", "UTC"),
-        "duration_s": pl.Float64,
-        "silver_version": pl.Int64,
+        "duration_s": pl.Float64(),
+        "silver_version": pl.Int64(),
     }
 )
 _RANK: dict[Status, int] = {"unroutable": 1, "failed": 2, "held": 3, "succeeded": 4}
@@ -51,7 +51,10 @@ class Audit(Table):
             root / "checkpoint" / "audit",
             SCHEMA,
             description="What became of every file that ever landed.",
-            comments={"ingestion_time": "when the delivery was decided, UTC", "message": "one sentence, no values"},
+            comments={
+                "ingestion_time": "when the delivery was decided, UTC",
+                "message": "one sentence, no values",
+            },
             configuration={"delta.dataSkippingStatsColumns": "file_id,creation_date,ingestion_time"},
         )
 
@@ -104,7 +107,7 @@ class Audit(Table):
         rows = self.frame(["file_id", "status"], pl.col("file_id").is_in(list(file_ids)))
         return dict(rows.iter_rows())
 
-    def _raise_to(self, row: dict[str, object], rank: int) -> bool:
+    def _raise_to(self, row: Mapping[str, object], rank: int) -> bool:
         rows = pl.DataFrame([row], schema=SCHEMA)
         app_id = f"audit/{row['file_id']}"
 

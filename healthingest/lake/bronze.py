@@ -45,7 +45,9 @@ class Bronze:
         """Bind the folder `root` and the keyring that seals it."""
         self.root, self._keyring = root, keyring
 
-    def add(self, path: Path, name: FileName, client: Client, on_bytes: Callable[[int], None] | None = None) -> Registered:
+    def add(
+        self, path: Path, name: FileName, client: Client, on_bytes: Callable[[int], None] | None = None
+    ) -> Registered:
         """Copy one landed file in; the same name and bytes again give the delivery that is there.
 
         Raises:
@@ -77,7 +79,7 @@ class Bronze:
             registered_at=datetime.now(UTC),
         )
         self._write_manifest(folder, Registered(delivery, facts), client)
-        return cast(Registered, self.find(client.client_id, file_id))
+        return cast("Registered", self.find(client.client_id, file_id))
 
     def find(self, client_id: str, file_id: str) -> Registered | None:
         """The registered delivery, or None."""
@@ -92,14 +94,14 @@ class Bronze:
     def pinned_config(self, delivery: Delivery) -> dict[str, Any]:
         """The client's config as it was when the delivery was registered (`Client.pin`)."""
         manifest = json.loads(self._manifest(delivery).read_text())
-        return cast(dict[str, Any], manifest["config"])
+        return cast("dict[str, Any]", manifest["config"])
 
     def open(self, delivery: Delivery) -> IO[bytes]:
         """The delivery's bytes as they were received, as a stream."""
         file = (self.root / delivery.client_id / f"{delivery.file_id}.sealed").open("rb")
         key = self._keyring.derive("bronze", delivery.client_id)
         sealed = io.BufferedReader(SealedReader(file, key), _BLOCK)
-        return cast(IO[bytes], pa.CompressedInputStream(pa.PythonFile(sealed, mode="r"), "zstd"))
+        return cast("IO[bytes]", pa.CompressedInputStream(pa.PythonFile(sealed, mode="r"), "zstd"))
 
     def digest(self, path: Path) -> bytes:
         """SHA-256 of a landed file, without registering it."""
@@ -122,7 +124,9 @@ class Bronze:
         try:
             landed = path.open("rb")
         except OSError:
-            raise UnroutableError("The file cannot be opened; check that it still exists and its permissions.") from None
+            raise UnroutableError(
+                "The file cannot be opened; check that it still exists and its permissions."
+            ) from None
         with landed, target.open("xb") as file:
             before = os.fstat(landed.fileno())
             writer = SealedWriter(file, key)
@@ -161,7 +165,10 @@ class Bronze:
         delivery = registered.delivery
         body = {
             "delivery": asdict(delivery)
-            | {"creation_date": delivery.creation_date.isoformat(), "registered_at": delivery.registered_at.isoformat()},
+            | {
+                "creation_date": delivery.creation_date.isoformat(),
+                "registered_at": delivery.registered_at.isoformat(),
+            },
             "facts": registered.facts.model_dump(),
             "config": client.pin,
         }

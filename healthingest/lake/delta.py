@@ -12,7 +12,15 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import polars as pl
-from deltalake import CommitProperties, DeltaTable, Field, Schema, Transaction, WriterProperties, write_deltalake
+from deltalake import (
+    CommitProperties,
+    DeltaTable,
+    Field,
+    Schema,
+    Transaction,
+    WriterProperties,
+    write_deltalake,
+)
 from deltalake.exceptions import CommitFailedError
 
 from healthingest.errors import ContentionError, HealthingestError
@@ -76,9 +84,7 @@ class Table:
             table = self.snapshot()
             if table.transaction_version(app_id) is not None:
                 return False
-            write_deltalake(
-                table, rows, mode="append", writer_properties=ZSTD, commit_properties=commit({app_id: 1})
-            )
+            write_deltalake(table, rows, mode="append", writer_properties=ZSTD, commit_properties=commit({app_id: 1}))
             return True
 
         return retry(attempt)
@@ -104,7 +110,12 @@ def delta_schema(schema: pl.Schema, comments: Mapping[str, str]) -> Schema:
     plain = Schema.from_arrow(pl.DataFrame(schema=schema).to_arrow().schema)
     return Schema(
         [
-            Field(f.name, f.type, nullable=True, metadata={"comment": comments[f.name]} if f.name in comments else None)
+            Field(
+                f.name,
+                f.type,
+                nullable=True,
+                metadata={"comment": comments[f.name]} if f.name in comments else None,
+            )
             for f in plain.fields
         ]
     )

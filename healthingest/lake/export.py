@@ -15,7 +15,9 @@ from healthingest.platform import Platform
 PROFILES = ("operations",)
 
 
-def export_frame(platform: Platform, *, profile: str = "operations", clients: Sequence[str] | None = None) -> pl.DataFrame:
+def export_frame(
+    platform: Platform, *, profile: str = "operations", clients: Sequence[str] | None = None
+) -> pl.DataFrame:
     """Current members as one frame, sorted by client_id and member_id.
 
     Columns of `operations`: client_id, the contract's columns in their standard form (String), derived columns,

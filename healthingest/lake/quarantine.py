@@ -9,24 +9,24 @@ from healthingest.lake.delta import Table
 from healthingest.model import Delivery, RuleCount
 from healthingest.privacy.keyring import Keyring
 from healthingest.privacy.seal import open_value, seal_values
-from healthingest.records.read import RECORD_NO
+from healthingest.records.damage import RECORD_NO
 from healthingest.records.reasons import REASONS, count_reasons
 
 SCHEMA = pl.Schema(
     {
-        "client_id": pl.String,
-        "creation_date": pl.Date,
-        "file_id": pl.String,
-        "file_name": pl.String,
-        "record_no": pl.Int64,
+        "client_id": pl.String(),
+        "creation_date": pl.Date(),
+        "file_id": pl.String(),
+        "file_name": pl.String(),
+        "record_no": pl.Int64(),
         "reasons": REASONS,
-        "expected_fields": pl.Int32,
-        "found_fields": pl.Int32,
-        "sealed_record": pl.Binary,
-        "contract": pl.String,
-        "run_id": pl.String,
+        "expected_fields": pl.Int32(),
+        "found_fields": pl.Int32(),
+        "sealed_record": pl.Binary(),
+        "contract": pl.String(),
+        "run_id": pl.String(),
         "quarantined_at": pl.Datetime("us", "UTC"),
-        "state": pl.String,
+        "state": pl.String(),
     }
 )
 _COMMENTS = {

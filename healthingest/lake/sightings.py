@@ -15,13 +15,13 @@ from healthingest.model import Delivery
 
 SCHEMA = pl.Schema(
     {
-        "client_id": pl.String,
-        "file_id": pl.String,
-        "file_name": pl.String,
-        "delivery_no": pl.Int32,
-        "member_token": pl.String,
-        "content_hash": pl.String,
-        "sequence": pl.String,
+        "client_id": pl.String(),
+        "file_id": pl.String(),
+        "file_name": pl.String(),
+        "delivery_no": pl.Int32(),
+        "member_token": pl.String(),
+        "content_hash": pl.String(),
+        "sequence": pl.String(),
     }
 )
 #: Leading characters of a sequence that order deliveries by date and suffix: two ISO dates and a digit.
@@ -31,8 +31,7 @@ _RANK = 23
 def sequence(delivery: Delivery, record_date: pl.Expr, record_no: pl.Expr) -> pl.Expr:
     """The sequence of each record (String). A blank ends each part: it sorts before all characters of a file name."""
     middle = (
-        f" {delivery.creation_date.isoformat()} {delivery.suffix or 0} {delivery.file_name}"
-        f" {delivery.delivery_no:06d} "
+        f" {delivery.creation_date.isoformat()} {delivery.suffix or 0} {delivery.file_name} {delivery.delivery_no:06d} "
     )
     number = record_no.cast(pl.String).str.zfill(10)
     return pl.concat_str(record_date.dt.to_string("%Y-%m-%d"), pl.lit(middle), number, pl.lit(" 00"))
@@ -59,7 +58,7 @@ class Sightings(Table):
             file_id=pl.lit(delivery.file_id),
             file_name=pl.lit(delivery.file_name),
             delivery_no=pl.lit(delivery.delivery_no, pl.Int32),
-            member_token="member_token",
+            member_token=pl.col("member_token"),
             content_hash="content_hash",
             sequence="sequence",
         )

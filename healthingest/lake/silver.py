@@ -20,16 +20,16 @@ from healthingest.model import Delivery
 HELD, APPLIED = 1, 2
 BASE = pl.Schema(
     {
-        "client_id": pl.String,
-        "member_token": pl.String,
-        "creation_date": pl.Date,
-        "_sequence": pl.String,
-        "_content_hash": pl.String,
-        "_file_id": pl.String,
-        "_record_no": pl.Int64,
-        "_contract": pl.String,
+        "client_id": pl.String(),
+        "member_token": pl.String(),
+        "creation_date": pl.Date(),
+        "_sequence": pl.String(),
+        "_content_hash": pl.String(),
+        "_file_id": pl.String(),
+        "_record_no": pl.Int64(),
+        "_contract": pl.String(),
         "_ingested_at": pl.Datetime("us", "UTC"),
-        "_bucket": pl.Int32,
+        "_bucket": pl.Int32(),
     }
 )
 COMMENTS = {
@@ -107,7 +107,10 @@ class Silver(Table):
             partition_by=("client_id", "_bucket"),
             description="The current state of every member; values that name a person are in the vault.",
             comments=COMMENTS,
-            configuration={"delta.enableChangeDataFeed": "true", "delta.dataSkippingStatsColumns": "_sequence"},
+            configuration={
+                "delta.enableChangeDataFeed": "true",
+                "delta.dataSkippingStatsColumns": "_sequence",
+            },
         )
 
     def for_client(self, client_id: str, contract: Contract) -> Snapshot:
@@ -116,7 +119,12 @@ class Silver(Table):
         return Snapshot(self.snapshot(), client_id)
 
     def commit(
-        self, snapshot: Snapshot, delivery: Delivery, state: int, changed: pl.DataFrame, metadata: Mapping[str, Any]
+        self,
+        snapshot: Snapshot,
+        delivery: Delivery,
+        state: int,
+        changed: pl.DataFrame,
+        metadata: Mapping[str, Any],
     ) -> int:
         """Commit a delivery's changes and its state against `snapshot`; returns the new version.
 
@@ -148,7 +156,7 @@ class Silver(Table):
         if not self.exists():
             return None
         for entry in DeltaTable(self.uri).history():
-            recorded = json.loads(entry.get("healthingest") or "{}")
+            recorded: dict[str, Any] = json.loads(entry.get("healthingest") or "{}")
             if recorded.get("file_id") == file_id:
                 return recorded | {"version": entry["version"]}
         return None

@@ -1,4 +1,4 @@
-"""File names: which client, date and suffix a landed file belongs to. Total: every name gives a result or a sentence."""
+"""File names: which client, date and suffix a landed file belongs to. Every name gives a result or a sentence."""
 
 import re
 from collections.abc import Collection
@@ -8,7 +8,8 @@ from datetime import date
 from healthingest.errors import UnroutableError
 
 _NAME = re.compile(
-    r"(?P<client>.+)_(?P<date>[0-9]{8}|[0-9]{4}-[0-9]{2}-[0-9]{2})(?:_(?P<suffix>[12]))?\.csv(?:\.gz)?", re.ASCII
+    r"(?P<client>.+)_(?P<date>[0-9]{8}|[0-9]{4}-[0-9]{2}-[0-9]{2})(?:_(?P<suffix>[12]))?\.csv(?:\.gz)?",
+    re.ASCII,
 )
 PATTERN = "{client_id}_{YYYYMMDD}[_1|_2].csv[.gz]"
 

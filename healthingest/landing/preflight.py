@@ -177,7 +177,7 @@ class Preflight:
 
 
 class _Lines:
-    """Counts line ends (\\n, \\r\\n, \\r) and blank lines over chunks, and keeps the last bytes."""
+    r"""Counts line ends (\n, \r\n, \r) and blank lines over chunks, and keeps the last bytes."""
 
     def __init__(self) -> None:
         self.bytes = self.ends = self.blank = 0
@@ -210,7 +210,7 @@ class _Lines:
 
 
 def count_line_ends(text: bytes) -> int:
-    """Line ends as CSV readers see them: \\n, \\r\\n and a lone \\r, each one."""
+    r"""Line ends as CSV readers see them: \n, \r\n and a lone \r, each one."""
     carriage = text.count(b"\r")
     return text.count(b"\n") + (carriage - text.count(b"\r\n") if carriage else 0)
 
@@ -235,6 +235,8 @@ def judge(facts: Facts) -> None:
     if facts.text_bytes == 0 or facts.physical_lines == facts.blank_lines:
         raise DeliveryError("empty_file", "The file is empty: it has not even a header; send it again.")
     if facts.nul_in_first_line or facts.nul_bytes > facts.text_bytes * _BINARY_SHARE:
-        raise DeliveryError("not_text", "The file is binary, or UTF-16 without a byte order mark; send it as UTF-8 text.")
+        raise DeliveryError(
+            "not_text", "The file is binary, or UTF-16 without a byte order mark; send it as UTF-8 text."
+        )
     if facts.trailer_unreadable:
         raise DeliveryError("trailer", "The trailer record does not state a number of records; send the file again.")

@@ -17,7 +17,9 @@ FOOTER_COLUMNS = ("member_token", "_file_id")
 _MAGIC = b"PARE"
 
 
-def write_encrypted(frame: pl.DataFrame, path: Path, keyring: Keyring, client_id: str, groups: Mapping[str, str], *, name: str) -> None:
+def write_encrypted(
+    frame: pl.DataFrame, path: Path, keyring: Keyring, client_id: str, groups: Mapping[str, str], *, name: str
+) -> None:
     """Write `frame` (FOOTER_COLUMNS and the columns of `groups`, all String) to `path`, encrypted for file `name`.
 
     Raises:
@@ -33,7 +35,9 @@ def write_encrypted(frame: pl.DataFrame, path: Path, keyring: Keyring, client_id
     require_encrypted(path)
 
 
-def scan_encrypted(path: Path, keyring: Keyring, client_id: str, groups: Mapping[str, str], *, name: str) -> pl.LazyFrame:
+def scan_encrypted(
+    path: Path, keyring: Keyring, client_id: str, groups: Mapping[str, str], *, name: str
+) -> pl.LazyFrame:
     """Open an encrypted file lazily, with those columns only whose group's key the keyring holds.
 
     Raises:
@@ -42,7 +46,7 @@ def scan_encrypted(path: Path, keyring: Keyring, client_id: str, groups: Mapping
     require_encrypted(path)
     footer = _key(keyring, "footer", client_id, name)
     open_to = [column for column, group in groups.items() if keyring.holds(f"vault/{group}")]
-    keys = {c: footer for c in FOOTER_COLUMNS} | {c: _key(keyring, groups[c], client_id, name) for c in open_to}
+    keys = dict.fromkeys(FOOTER_COLUMNS, footer) | {c: _key(keyring, groups[c], client_id, name) for c in open_to}
     properties = pl.ParquetDecryptionProperties(footer_key=footer, column_keys=keys, aad_prefix=_aad(client_id, name))
     return pl.scan_parquet(path, decryption=properties, glob=False).select(*FOOTER_COLUMNS, *open_to)
 
@@ -57,7 +61,9 @@ def require_encrypted(path: Path) -> None:
         head = file.read(4)
         file.seek(-4, 2)
         if head != _MAGIC or file.read(4) != _MAGIC:
-            raise KeyringError(f"The vault file {path.name} is not encrypted as it must be; restore it from its backup.")
+            raise KeyringError(
+                f"The vault file {path.name} is not encrypted as it must be; restore it from its backup."
+            )
 
 
 def _key(keyring: Keyring, group: str, client_id: str, name: str) -> bytes:

@@ -11,7 +11,8 @@ import polars as pl
 from healthingest.contracts.clients import Client
 from healthingest.contracts.rules import STANDARD
 from healthingest.model import Counts
-from healthingest.records.read import RECORD_NO, REJECTED_SCHEMA, Batch, RecordReader, as_csv
+from healthingest.records.damage import RECORD_NO, REJECTED_SCHEMA, as_csv
+from healthingest.records.read import Batch, RecordReader
 from healthingest.records.standardize import standardize
 from healthingest.records.validate import Split, Validator
 
@@ -60,9 +61,7 @@ def _divide(
     rows = _timed(clock, "standardize", lambda: standardize(batch.rows, client))
     split = _timed(clock, "validate", lambda: validator.split(rows, delivery_date))
     contract = client.contract
-    standard = [
-        pl.col(c.name + STANDARD).alias(c.name) if c.parsed else pl.col(c.name) for c in contract.columns
-    ]
+    standard = [pl.col(c.name + STANDARD).alias(c.name) if c.parsed else pl.col(c.name) for c in contract.columns]
     return split.accepted.select(RECORD_NO, *standard), _as_received(batch.rows, split, client.config.source.delimiter)
 
 

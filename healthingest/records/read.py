@@ -7,12 +7,14 @@ given valid UTF-8, or one malformed row with a bad byte stops the whole file and
 """
 
 import csv
+import gzip
 import io
 import re
 import unicodedata
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import IO, Any
+from itertools import islice
+from typing import IO, Any, cast
 
 import polars as pl
 import pyarrow as pa
@@ -22,15 +24,14 @@ from healthingest.contracts.clients import Client
 from healthingest.errors import AccountingError, DeliveryError
 from healthingest.landing.preflight import Facts, count_blank_lines, count_line_ends, judge
 from healthingest.model import Counts
-from healthingest.records.reasons import REASON, Reason
+from healthingest.records.damage import LINE_END, RECORD_NO, REJECTED_SCHEMA, decode_carried, reject_swallowed
+from healthingest.records.reasons import Reason
+from healthingest.records.streams import ByteSource, Chained, HeldBack, Recoded, read_up_to, strip_bom
 
-#: Column with the record's 1-based number in its file (Int64).
-RECORD_NO = "_record_no"
 _HEADER_LIMIT = 1 << 20
 _BLOCK = 8 << 20
 #: Rows per yielded batch: each batch costs Pandera about 30 ms, whatever its size.
 BATCH_ROWS = 200_000
-_LINE_END = r"\r\n|\n|\r"
 
 
 @dataclass(frozen=True)
@@ -44,22 +45,11 @@ class Batch:
     rejected: pl.DataFrame
 
 
-REJECTED_SCHEMA = pl.Schema(
-    {
-        RECORD_NO: pl.Int64,
-        "raw": pl.Binary,
-        "reasons": pl.List(REASON),
-        "expected_fields": pl.Int32,
-        "found_fields": pl.Int32,
-    }
-)
-
-
 @dataclass
 class RecordReader:
     """Iterates over a delivery's batches; afterwards the line counts are complete and have been checked."""
 
-    source: IO[bytes]
+    source: ByteSource
     facts: Facts
     client: Client
     #: Header names that no contract column takes, as the file writes them.
@@ -105,33 +95,33 @@ class RecordReader:
 
     # --- bytes to text ---------------------------------------------------------------------------------------
 
-    def _open_text(self) -> tuple[IO[bytes], bool]:
+    def _open_text(self) -> tuple[ByteSource, bool]:
         """A stream of valid UTF-8 without BOM; True if it only carries bytes of an unknown encoding as Latin-1."""
-        raw: IO[bytes] = self.source
+        raw: ByteSource = self.source
         if self.facts.gzip:
-            import gzip
-
-            raw = gzip.GzipFile(fileobj=raw, mode="rb")  # type: ignore[assignment]
+            raw = gzip.GzipFile(fileobj=cast("IO[bytes]", raw), mode="rb")
         encoding, carrier = self.facts.encoding or "latin-1", self.facts.encoding is None
         if encoding.startswith("utf-8"):
-            return _Rest(_strip_bom(raw), hold_back=self.facts.trailer_bytes), False
-        recoded = _Recoded(raw, encoding, skip_bom=carrier and self.facts.bom == "utf-8")
-        return _Rest(recoded, hold_back=self.facts.trailer_bytes), carrier
+            return HeldBack(strip_bom(raw), hold_back=self.facts.trailer_bytes), False
+        recoded = Recoded(raw, encoding, skip_bom=carrier and self.facts.bom == "utf-8")
+        return HeldBack(recoded, hold_back=self.facts.trailer_bytes), carrier
 
-    def _read_header(self, stream: IO[bytes]) -> tuple[list[str], IO[bytes]]:
-        head = _read_up_to(stream, _HEADER_LIMIT)
+    def _read_header(self, stream: ByteSource) -> tuple[list[str], ByteSource]:
+        head = read_up_to(stream, _HEADER_LIMIT)
         text = head.decode("utf-8", "ignore")
         reader = csv.reader(io.StringIO(text, newline=""), delimiter=self.client.config.source.delimiter)
         try:
             names = next((row for row in reader if row), [])
         except csv.Error:
-            raise DeliveryError("header", "The header line cannot be read; send the file with a plain header.") from None
-        ends = list(re.finditer(_LINE_END, text))
-        last = ends[reader.line_num - 1].end() if len(ends) >= reader.line_num else len(text)
+            raise DeliveryError(
+                "header", "The header line cannot be read; send the file with a plain header."
+            ) from None
+        ends = list(islice(re.finditer(LINE_END, text), reader.line_num))
+        last = ends[-1].end() if ends and len(ends) == reader.line_num else len(text)
         consumed = text[:last].encode()
         leading_blank = count_blank_lines(b"\n" + consumed)
         self._header_lines = reader.line_num - leading_blank
-        return names, _Chained(head[len(consumed) :], stream)
+        return names, Chained(head[len(consumed) :], stream)
 
     # --- header to columns -----------------------------------------------------------------------------------
 
@@ -175,21 +165,21 @@ class RecordReader:
         wanted = ", ".join(missing)
         if width == 1:
             delimiter = self.client.config.source.delimiter
-            return f"The header has one column only, with {delimiter!r} as delimiter; check the delimiter. Missing: {wanted}."
+            return f"With {delimiter!r} as delimiter the header has one column only; check it. Missing: {wanted}."
         if not any_found:
             return f"The first line names no known column; the file seems to have no header. Missing: {wanted}."
         return f"The header lacks the required column(s) {wanted}; send them, or map their names in the client's YAML."
 
     # --- records ---------------------------------------------------------------------------------------------
 
-    def _parse(self, body: IO[bytes], width: int) -> Iterator[pa.Table]:
+    def _parse(self, body: ByteSource, width: int) -> Iterator[pa.Table]:
         first = body.read(1)
         if not first:
             return
         names = [f"c{i}" for i in range(width)]
         try:
             reader = pacsv.open_csv(
-                pa.PythonFile(_Chained(first, body), mode="r"),
+                pa.PythonFile(Chained(first, body), mode="r"),
                 read_options=pacsv.ReadOptions(column_names=names, use_threads=False, block_size=_BLOCK),
                 parse_options=pacsv.ParseOptions(
                     delimiter=self.client.config.source.delimiter,
@@ -237,9 +227,9 @@ class RecordReader:
         if rows is not None:
             rows = self._drop_repeated_headers(rows, names)
             rows = self._account_for_line_ends(rows)
-            rows, swallowed = _swallowed(rows, self.client.config.source.delimiter)
+            rows, swallowed = reject_swallowed(rows, self.client.config.source.delimiter)
             if carrier:
-                rows, undecodable = _decode_carried(rows, columns)
+                rows, undecodable = decode_carried(rows, columns)
                 rejects += undecodable
             rejects += swallowed
         self._records += len(rejects) + (rows.height if rows is not None else 0)
@@ -296,7 +286,8 @@ class RecordReader:
         stated = self.facts.trailer_count
         if stated is not None and stated != self._records:
             raise DeliveryError(
-                "trailer", f"The trailer states {stated} records, the file has {self._records}; send the file again."
+                "trailer",
+                f"The trailer states {stated} records, the file has {self._records}; send the file again.",
             )
 
     def _check_lines(self) -> None:
@@ -304,7 +295,7 @@ class RecordReader:
         parts = counts.header_lines + counts.record_lines + counts.blank_lines + counts.trailer_lines
         if parts != counts.physical_lines or counts.blank_lines < 0:
             raise AccountingError(
-                f"The file has {counts.physical_lines} lines, but {parts} were accounted for; nothing of it was published."
+                f"The file has {counts.physical_lines} lines, {parts} were accounted for; nothing of it was published."
             )
 
 
@@ -323,150 +314,3 @@ def _coalesce(batches: Iterator[pa.RecordBatch], rows: int) -> Iterator[pa.Table
             waiting = []
     if waiting:
         yield pa.Table.from_batches(waiting)
-
-
-def _swallowed(rows: pl.DataFrame, delimiter: str) -> tuple[pl.DataFrame, list[dict[str, Any]]]:
-    """Reject rows in which one field holds what looks like whole records: a stray quote has swallowed them."""
-    columns = [c for c in rows.columns if c != RECORD_NO]
-    width = len(columns)
-    suspects = rows.filter(pl.any_horizontal(pl.col(c).str.contains(r"[\r\n]") for c in columns))
-    if width < 3 or suspects.is_empty():  # noqa: PLR2004 - with two columns a comma in a text looks like a record
-        return rows, []
-    enough = (width - 1) / 2
-
-    def swallowing(row: dict[str, Any]) -> bool:
-        parts = (part for c in columns if row[c] for part in re.split(_LINE_END, row[c])[1:])
-        return any(part.count(delimiter) >= enough for part in parts)
-
-    hit = [row for row in suspects.to_dicts() if swallowing(row)]
-    rejects = [
-        {
-            RECORD_NO: row[RECORD_NO],
-            "raw": as_csv([row[c] for c in columns], delimiter).encode(),
-            "reasons": [Reason(None, "swallowed_records", "swallowed_records")],
-            "expected_fields": None,
-            "found_fields": None,
-        }
-        for row in hit
-    ]
-    return rows.filter(~pl.col(RECORD_NO).is_in([row[RECORD_NO] for row in hit])), rejects
-
-
-def _decode_carried(rows: pl.DataFrame, columns: dict[str, int]) -> tuple[pl.DataFrame, list[dict[str, Any]]]:
-    """Turn Latin-1 carried bytes back into UTF-8 text; rows where that fails are rejected, with the column named."""
-    names = {f"c{position}": column for column, position in columns.items()}
-    cells = [c for c in rows.columns if c != RECORD_NO]
-    foreign = pl.any_horizontal(pl.col(c).str.contains(r"[^\x00-\x7f]").fill_null(value=False) for c in cells)
-    touched = rows.filter(foreign)
-    repaired, rejects = [], []
-    for row in touched.to_dicts():
-        raw = {c: row[c].encode("latin-1") if row[c] is not None else None for c in cells}
-        bad = [c for c, value in raw.items() if value is not None and not _is_utf8(value)]
-        if not bad:
-            repaired.append(row | {c: v.decode() if v is not None else None for c, v in raw.items()})
-            continue
-        rejects.append(
-            {
-                RECORD_NO: row[RECORD_NO],
-                "raw": as_csv([row[c] for c in cells], ",").encode("latin-1"),
-                "reasons": [Reason(names.get(c), "encoding", "encoding") for c in bad],
-                "expected_fields": None,
-                "found_fields": None,
-            }
-        )
-    clean = rows.filter(~foreign)
-    if repaired:
-        clean = pl.concat([clean, pl.DataFrame(repaired, schema=rows.schema)]).sort(RECORD_NO)
-    return clean, rejects
-
-
-def _is_utf8(value: bytes) -> bool:
-    try:
-        value.decode()
-    except UnicodeDecodeError:
-        return False
-    return True
-
-
-def as_csv(fields: list[str | None], delimiter: str) -> str:
-    """One record as a CSV line without its end; None is an empty field, "" a quoted one."""
-    def quoted(value: str | None) -> str:
-        if value is None:
-            return ""
-        needs = value == "" or any(c in value for c in (delimiter, '"', "\n", "\r"))
-        return '"' + value.replace('"', '""') + '"' if needs else value
-
-    return delimiter.join(quoted(value) for value in fields)
-
-
-def _read_up_to(stream: IO[bytes], count: int) -> bytes:
-    parts, total = [], 0
-    while total < count and (part := stream.read(count - total)):
-        parts.append(part)
-        total += len(part)
-    return b"".join(parts)
-
-
-def _strip_bom(raw: IO[bytes]) -> IO[bytes]:
-    head = _read_up_to(raw, 3)
-    return _Chained(head.removeprefix(b"\xef\xbb\xbf"), raw)
-
-
-class _Stream(io.RawIOBase):
-    """A readable stream defined by its `read`; pyarrow reads in large blocks, so no buffering is needed."""
-
-    def readable(self) -> bool:
-        return True
-
-
-class _Chained(_Stream):
-    """`head`, then the rest of a stream."""
-
-    def __init__(self, head: bytes, rest: IO[bytes]) -> None:
-        self._head, self._rest = head, rest
-
-    def read(self, size: int = -1) -> bytes:
-        if not self._head:
-            return self._rest.read(size)
-        part, self._head = (self._head, b"") if size < 0 else (self._head[:size], self._head[size:])
-        return part + self._rest.read() if size < 0 else part
-
-
-class _Rest(_Stream):
-    """A stream without its last `hold_back` bytes: those of the trailer record."""
-
-    def __init__(self, source: IO[bytes], hold_back: int) -> None:
-        self._source, self._hold, self._buffer = source, hold_back, b""
-
-    def read(self, size: int = -1) -> bytes:
-        if not self._hold:
-            return self._source.read(size)
-        wanted = 1 << 20 if size < 0 else max(size, 1)
-        while len(self._buffer) < wanted + self._hold and (part := self._source.read(1 << 20)):
-            self._buffer += part
-        ready = len(self._buffer) - self._hold
-        part, self._buffer = self._buffer[: min(wanted, ready)], self._buffer[min(wanted, ready) :]
-        return part + self.read() if size < 0 and part else part
-
-
-class _Recoded(_Stream):
-    """A stream of another encoding as UTF-8."""
-
-    def __init__(self, source: IO[bytes], encoding: str, *, skip_bom: bool) -> None:
-        import codecs
-
-        self._source, self._decoder = source, codecs.getincrementaldecoder(encoding)()
-        self._buffer = b""
-        if skip_bom:
-            source.read(3)
-
-    def read(self, size: int = -1) -> bytes:
-        while size < 0 or len(self._buffer) < size:
-            raw = self._source.read(1 << 20)
-            self._buffer += self._decoder.decode(raw, final=not raw).encode()
-            if not raw:
-                break
-        part, self._buffer = (self._buffer, b"") if size < 0 else (self._buffer[:size], self._buffer[size:])
-        return part
-
-

@@ -152,7 +152,8 @@ def _phones(cleaned: pl.Series) -> pl.Series:
     e164 = value.str.replace(_NANP, "+1${1}${2}${3}")
     known_area = e164.str.slice(2, 3).is_in(sorted(_area_codes()))
     frame = cleaned.to_frame().select(
-        value, pl.when(value.str.contains(_NANP)).then(pl.when(known_area).then(e164).otherwise(pl.lit(""))).alias("nanp")
+        value,
+        pl.when(value.str.contains(_NANP)).then(pl.when(known_area).then(e164).otherwise(pl.lit(""))).alias("nanp"),
     )
     odd = frame.filter(value.is_not_null() & pl.col("nanp").is_null())[name].unique()
     placed = {text: number for text in odd.to_list() if (number := _by_library(text))}

@@ -16,7 +16,7 @@ from pandera.errors import SchemaErrorReason
 
 from healthingest.contracts.clients import Client
 from healthingest.contracts.contract import Column
-from healthingest.contracts.rules import DELIVERY_DATE, STANDARD, Rule
+from healthingest.contracts.rules import DELIVERY_DATE, STANDARD
 from healthingest.errors import PermanentError
 from healthingest.records.reasons import REASON, REASONS, Reason
 from healthingest.records.standardize import CONTROL_CHARACTERS
