@@ -141,8 +141,9 @@ def _members(platform: Platform, delivery: Delivery, client: Client, checked: Ch
         record_date.alias("__record_date"),
         **derived,
     )
-    rows = rows.sort("sequence").unique("member_token", keep="last", maintain_order=True)
-    hashed = [c.name for c in contract.columns if not c.policy.drop] + list(derived)
+    if rows["member_token"].n_unique() < rows.height:  # mostly not; and both steps are dear on a large file
+        rows = rows.sort("sequence").unique("member_token", keep="last", maintain_order=True)
+    hashed = [*derived, *(c.name for c in contract.columns if not c.policy.drop)]
     return rows.with_columns(
         tokens.content_hash(keyring, client.client_id, rows, hashed),
         creation_date=pl.col("__record_date"),

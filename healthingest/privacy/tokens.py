@@ -17,7 +17,8 @@ from healthingest.privacy.keyring import Keyring
 
 #: Hex digits of all tokens, hashes and file ids: 16 bytes.
 DIGITS = 32
-_SEPARATOR = "\x1f"  # cannot stand in a value: control characters are rejected
+# Neither can stand in a value: control characters are rejected.
+_SEPARATOR, _MISSING = "\x1f", "\x00"
 
 
 def member_token(keyring: Keyring, client_id: str, member_id: pl.Series) -> pl.Series:
@@ -31,12 +32,13 @@ def content_hash(keyring: Keyring, client_id: str, frame: pl.DataFrame, columns:
     """Hash of what a record says of its member: String of 32 hex digits per row of `frame`.
 
     `frame` holds `member_token` (String) and `columns`. The token goes in, or equal records would link two people.
-    Missing values leave no trace, so a column added later changes no hash until it holds something.
+    Missing values at the end leave no trace, so a column appended to a contract changes no hash until it is filled.
     """
+    values = [pl.col(name).cast(pl.String).fill_null(_MISSING) for name in columns]
+    said = pl.concat_str(*values, separator=_SEPARATOR).str.strip_chars_end(_SEPARATOR + _MISSING)
     start = pl.lit(f"ch1{_SEPARATOR}{client_id}{_SEPARATOR}") + pl.col("member_token")
-    parts = [pl.lit(f"{_SEPARATOR}{name}=") + pl.col(name).cast(pl.String) for name in columns]
-    text = pl.concat_str(start, *parts, ignore_nulls=True)
-    return _hmac(frame.select(text), keyring.derive("content_hash", client_id)).alias("_content_hash")
+    text = frame.select(pl.concat_str(start, said, separator=_SEPARATOR))
+    return _hmac(text, keyring.derive("content_hash", client_id)).alias("_content_hash")
 
 
 def file_id(keyring: Keyring, file_name: str, sha256: bytes) -> str:

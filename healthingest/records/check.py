@@ -1,7 +1,8 @@
 """A delivery's records, read, standardised and divided; frames in, frames out, nothing written."""
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import date
 from typing import TypeVar
@@ -42,17 +43,26 @@ def check_records(reader: RecordReader, client: Client, delivery_date: date, clo
     accepted: list[pl.DataFrame] = []
     rejected: list[pl.DataFrame] = []
     malformed = 0
-    batches = iter(reader)
-    while (batch := _timed(clock, "read", lambda: next(batches, None))) is not None:
+    for batch in _read_ahead(reader, clock):
         malformed += batch.rejected.height
         good, bad = _divide(batch, client, validator, delivery_date, clock)
         accepted.append(good)
         rejected += [batch.rejected, bad]
     columns = {RECORD_NO: pl.Int64} | dict.fromkeys(client.contract.column, pl.String)
-    good = pl.concat([pl.DataFrame(schema=columns), *accepted])
-    bad = pl.concat([pl.DataFrame(schema=REJECTED_SCHEMA), *rejected])
+    good = pl.concat([pl.DataFrame(schema=columns), *accepted], rechunk=True)
+    bad = pl.concat([pl.DataFrame(schema=REJECTED_SCHEMA), *rejected], rechunk=True)
     counts = replace(reader.line_counts(), accepted=good.height, rejected=bad.height, malformed=malformed)
     return Checked(good, bad, counts, tuple(reader.extra_columns))
+
+
+def _read_ahead(reader: RecordReader, clock: Clock) -> Iterator[Batch]:
+    """The reader's batches, each parsed while the one before it is checked; `read` is the time spent waiting."""
+    batches = iter(reader)
+    with ThreadPoolExecutor(1, "healthingest-read") as thread:
+        pending = thread.submit(next, batches, None)
+        while (batch := _timed(clock, "read", pending.result)) is not None:
+            pending = thread.submit(next, batches, None)
+            yield batch
 
 
 def _divide(
