@@ -12,7 +12,6 @@ from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, date, datetime
 from pathlib import Path
-from typing import Any
 
 import polars as pl
 from deltalake.exceptions import CommitFailedError
@@ -23,7 +22,7 @@ from healthingest.lake.delta import retry
 from healthingest.lake.quarantine import rule_counts
 from healthingest.lake.sightings import sequence
 from healthingest.lake.silver import APPLIED, HELD, Snapshot, readable_columns
-from healthingest.model import Counts, Delivery, Outcome, RuleCount
+from healthingest.model import Counts, Delivery, Outcome, Status
 from healthingest.platform import Platform
 from healthingest.privacy import tokens
 from healthingest.privacy.generalize import generalize
@@ -160,7 +159,9 @@ def _decide(
     with stages("compare"):
         snapshot = lake.silver.for_client(client.client_id, client.contract)
         if snapshot.state(delivery.file_id):  # another worker was faster: its commit holds the truth
-            decision = lake.silver.decision(delivery.file_id) or {}
+            decision = lake.silver.decision(delivery.file_id)
+            if decision is None:
+                raise PermanentError("Silver's log does not say how this delivery was decided; run it again.")
             return Counts(**decision["counts"]), decision["version"]
         # Others' sightings after silver's snapshot: the other order lets two workers each overlook the other.
         changed, counts = _compare(platform, delivery, snapshot, members, outcome.counts, hold=hold)
@@ -237,16 +238,25 @@ def _silver_rows(changed: pl.DataFrame, client: Client, now: datetime) -> pl.Dat
 
 def _recorded(platform: Platform, delivery: Delivery, state: int, *, run_id: str, started_at: datetime) -> Outcome:
     """The outcome of a delivery that an earlier attempt decided; its audit row is written if that attempt died."""
-    decision: dict[str, Any] = platform.lake.silver.decision(delivery.file_id) or {}
     client = Client.from_pin(platform.lake.bronze.pinned_config(delivery), platform.places.configs)
-    top: tuple[RuleCount, ...] = platform.lake.quarantine.top_rules(delivery)
-    held = state == HELD
+    status: Status = "held" if state == HELD else "succeeded"
     outcome = Outcome(
-        delivery, "held" if held else "succeeded", fresh=False, counts=Counts(**decision.get("counts", {})),
-        max_invalid_ratio=client.config.quality.max_invalid_ratio, top_rules=top,
-        silver_version=decision.get("version"), error_kind="held" if held else None,
-    )  # fmt: skip
-    outcome = replace(outcome, message=_ratio_sentence(outcome, hold=held))
+        delivery,
+        status,
+        fresh=False,
+        max_invalid_ratio=client.config.quality.max_invalid_ratio,
+        top_rules=platform.lake.quarantine.top_rules(delivery),
+        error_kind="held" if state == HELD else None,
+    )
+    row = platform.lake.audit.row(delivery.file_id)
+    if row and row["status"] == status:
+        counts = Counts(**{name: row[name] for name in Counts.names()})
+        return replace(outcome, counts=counts, silver_version=row["silver_version"], message=row["message"])
+    decision = platform.lake.silver.decision(delivery.file_id)
+    if decision is None:
+        raise PermanentError("Silver's log no longer says how this delivery was decided; rebuild it from bronze.")
+    outcome = replace(outcome, counts=Counts(**decision["counts"]), silver_version=decision["version"])
+    outcome = replace(outcome, message=_ratio_sentence(outcome, hold=state == HELD))
     platform.lake.audit.put(outcome, run_id=run_id, started_at=started_at)
     return outcome
 

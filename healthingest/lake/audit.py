@@ -7,6 +7,7 @@ another one achieved.
 from collections.abc import Collection, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 from deltalake import write_deltalake
@@ -106,6 +107,11 @@ class Audit(Table):
         """file_id -> status of those deliveries that have a row."""
         rows = self.frame(["file_id", "status"], pl.col("file_id").is_in(list(file_ids)))
         return dict(rows.iter_rows())
+
+    def row(self, file_id: str) -> dict[str, Any] | None:
+        """The row of one delivery, column -> value; None if it has none."""
+        rows = self.frame(None, pl.col("file_id") == file_id).to_dicts()
+        return rows[0] if rows else None
 
     def _raise_to(self, row: Mapping[str, object], rank: int) -> bool:
         rows = pl.DataFrame([row], schema=SCHEMA)
