@@ -4,6 +4,7 @@ A message is one readable sentence: what, where, what to do. It never holds a va
 `from None` where the cause could hold one: Dagster stores causes and contexts in its event log.
 """
 
+import traceback
 from pathlib import Path
 
 
@@ -69,3 +70,11 @@ class ContentionError(HealthingestError):
     """Other writers kept winning; a later re-run is expected to succeed."""
 
     kind = "contention"
+
+
+def scrubbed(error: BaseException) -> str:
+    """What may be said of an unexpected error: its type and where it rose. Its text could hold a record's values."""
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [frame for frame in frames if "healthingest" in Path(frame.filename).parts] or frames
+    place = f" at {Path(own[-1].filename).name}:{own[-1].lineno}" if own else ""
+    return f"An unexpected {type(error).__name__} rose{place}; this is a defect or a fault of the machine."

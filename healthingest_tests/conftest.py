@@ -6,8 +6,7 @@ Everything that changes configs returns a freshly opened Platform, since an open
 
 import itertools
 import shutil
-import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
@@ -97,5 +96,3 @@ def client_of(tmp_path: Path) -> Callable[[str], Client]:
         return load_client(file, configs)
 
     return load
-
-

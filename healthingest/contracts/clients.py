@@ -73,8 +73,8 @@ class Source(Strict):
     def _known_encoding(cls, value: str | list[str]) -> str | list[str]:
         for name in [value] if isinstance(value, str) else value:
             try:
-                codecs.lookup(name)
-            except LookupError:
+                "x".encode(name)  # not codecs.lookup, which also knows hex and zip
+            except (LookupError, ValueError):
                 raise ValueError(f"there is no encoding {name}; common ones are utf-8, cp1252, latin-1") from None
         if not value:
             raise ValueError("name at least one encoding, e.g. utf-8")
@@ -108,6 +108,13 @@ class Quality(Strict):
 
     max_invalid_ratio: float = Field(default=0.05, ge=0, le=1)
     on_breach: Literal["alert", "hold"] = "alert"
+
+    @field_validator("max_invalid_ratio", mode="before")
+    @classmethod
+    def _no_truth_value(cls, value: object) -> object:
+        if isinstance(value, bool):
+            raise ValueError("write a number from 0.0 to 1.0")  # noqa: TRY004 - pydantic wants a ValueError
+        return value
 
 
 class Freshness(Strict):
@@ -291,10 +298,8 @@ def _hold_against_contract(client: Client, document: strict_yaml.Document) -> No
         if targets.count(source.to) > 1:
             raise document.error(f"two headers lead to {source.to}; keep one.", ("columns", header))
     for number, rule in enumerate(client.config.rules):
-        if rule.column not in client.contract.column:
-            raise document.error(
-                f"{client.contract.name} has no column {rule.column}; it has {known}.", ("rules", number)
-            )
+        if wrong := client.contract.objection(rule):
+            raise document.error(f"{wrong}.", ("rules", number))
     date_from = client.config.source.creation_date
     if date_from.from_ == "column":
         column = client.contract.column.get(date_from.column)

@@ -61,7 +61,7 @@ class Contract(Strict):
     """The whole contract, as its YAML says it."""
 
     contract: StrictStr = Field(pattern=r"^[a-z][a-z0-9_]*$")
-    version: int = Field(ge=1)
+    version: int = Field(ge=1, strict=True)
     description: StrictStr = ""
     columns: list[Column] = Field(min_length=1)
     rules: list[Rule] = Field(default_factory=list)
@@ -74,9 +74,9 @@ class Contract(Strict):
             twice = sorted({v for v in values if values.count(v) > 1})
             if twice:
                 raise ValueError(f"{what} {twice[0]} is given twice")
-        unknown = [rule.column for rule in self.rules if rule.column not in names]
-        if unknown:
-            raise ValueError(f"a rule names the unknown column {unknown[0]}")
+        for rule in self.rules:
+            if wrong := self.objection(rule):
+                raise ValueError(wrong)
         if [c.name for c in self.columns if c.policy.token] != ["member_id"]:
             raise ValueError("exactly the column member_id must have the policy token")
         return self
@@ -90,6 +90,18 @@ class Contract(Strict):
     def column(self) -> dict[str, Column]:
         """Columns by name."""
         return {column.name: column for column in self.columns}
+
+    def objection(self, rule: Rule) -> str | None:
+        """Why a rule, the contract's own or a client's, cannot be used here; None if it can."""
+        column = self.column.get(rule.column)
+        if column is None:
+            return f"{self.name} has no column {rule.column}; it has {', '.join(self.column)}"
+        if rule.between and column.type != "date":
+            return f"between is for date columns, and {column.name} is none"
+        built_in = {f"{c.name}.{check}" for c in self.columns for check in ("required", "control_characters", c.type)}
+        if rule.id in built_in:  # it would silently take that check's place
+            return f"the id {rule.id} belongs to a check that is built in; choose another"
+        return None
 
     @property
     def required(self) -> list[str]:

@@ -37,10 +37,18 @@ class Between(Strict):
     def _known_bound(cls, value: str | None) -> str | None:
         if value is not None and value != "creation_date":
             try:
-                date.fromisoformat(value)
+                plain = date.fromisoformat(value).isoformat() == value  # other ISO forms do not sort as text
             except ValueError:
-                raise ValueError('a bound is "creation_date" or a date like "1900-01-01"') from None
+                plain = False
+            if not plain:
+                raise ValueError('a bound is "creation_date" or a date like "1900-01-01"')
         return value
+
+    @model_validator(mode="after")
+    def _bounds_something(self) -> "Between":
+        if self.min is None and self.max is None:
+            raise ValueError("give min, max or both")
+        return self
 
 
 class Rule(Strict):
@@ -68,7 +76,8 @@ class Rule(Strict):
     def _compiles(cls, value: str | None) -> str | None:
         if value is not None:
             try:
-                pl.Series([""]).str.contains(_anchored(value))
+                for text in (value, _anchored(value)):  # alone too: "a)|(b" would close the anchor's bracket
+                    pl.Series([""]).str.contains(text)
             except pl.exceptions.ComputeError:
                 raise ValueError(
                     "this regular expression does not compile; look-around and back-references do not exist here"

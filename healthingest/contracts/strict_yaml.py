@@ -72,6 +72,8 @@ def load(file: Path) -> Document:
         raise ConfigError(f"this is not valid YAML ({error.problem}).", file=file, line=line) from None
     except yaml.YAMLError:
         raise ConfigError("this is not valid YAML (a character that YAML does not allow).", file=file) from None
+    except RecursionError:
+        raise ConfigError("the file nests lists or keys too deeply.", file=file) from None
     if not isinstance(node, yaml.MappingNode):
         raise ConfigError("the file must hold 'key: value' lines, starting with client_id or contract.", file=file)
     lines: dict[Path_, int] = {}

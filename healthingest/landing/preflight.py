@@ -28,6 +28,7 @@ _BOMS = {b"\xef\xbb\xbf": "utf-8", b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}
 _END = rb"\r\n|\n|\r"
 #: A line end right after another one: a blank line. The look-behind keeps the \n of one \r\n from counting.
 _BLANK = re.compile(rb"(?<=[\r\n])(?:\r\n?|(?<!\r)\n)")
+_LONGEST_BOM = 3
 _TAIL = 64 * 1024
 #: More NUL bytes than this share and the file is binary, not text with a few damaged records.
 _BINARY_SHARE = 0.1
@@ -40,6 +41,8 @@ class Facts(BaseModel):
 
     gzip: bool = False
     gzip_damage: bool = False
+    #: Whether it is UTF-16 that does not decode: cut within a character, or half of a pair alone.
+    damaged_utf16: bool = False
     #: What a file that is no text is, in words, by its first bytes.
     foreign: str | None = None
     #: Bytes of text, after decompression.
@@ -70,6 +73,9 @@ class Preflight:
         self._count_field, self._delimiter = count_field, delimiter
         self._raw_head = b""
         self._text_head = b""
+        self._waiting = b""  # the first bytes of text, until they tell whether there is a byte order mark
+        self._wide = False  # UTF-16: counted as the UTF-8 that the reader will see
+        self._text_started = False
         self._unzip: zlib._Decompress | None = None
         self._gzip_damage = False
         self._foreign: str | None = None
@@ -112,21 +118,31 @@ class Preflight:
             self._gzip_damage = True
 
     def _text(self, text: bytes) -> None:
-        if len(self._text_head) < _TAIL:
-            first = not self._text_head
-            self._text_head += text[:_TAIL]
-            if first and text:
-                self._bom = next((name for bom, name in _BOMS.items() if text.startswith(bom)), None)
-                names = [self._bom] if self._bom == "utf-16" else self._encodings
-                self._decoders = {n: codecs.getincrementaldecoder(n)() for n in names if n}
+        if not self._text_started:
+            self._waiting += text
+            if len(self._waiting) < _LONGEST_BOM:  # a gzip may give its first bytes one by one
+                return
+            text = self._start_text()
+        self._decode(text)
+
+    def _start_text(self) -> bytes:
+        self._text_started = True
+        head, self._waiting = self._waiting, b""
+        self._bom = next((name for bom, name in _BOMS.items() if head.startswith(bom)), None)
+        names = [self._bom] if self._bom else self._encodings
+        self._decoders = {n: codecs.getincrementaldecoder(n)() for n in names}
+        self._wide = len(names) == 1 and names[0].startswith("utf-16")
+        return head.removeprefix(codecs.BOM_UTF8)
+
+    def _decode(self, text: bytes) -> None:
         for name, decoder in list(self._decoders.items()):
             try:
                 decoded = decoder.decode(text)
             except UnicodeDecodeError:
                 del self._decoders[name]
             else:
-                if name.startswith("utf-16"):
-                    text = decoded.encode()
+                text = decoded.encode() if self._wide else text
+        self._text_head += text[: _TAIL - len(self._text_head)]
         self._nul += text.count(0)
         self._lines.feed(text)
 
@@ -134,24 +150,29 @@ class Preflight:
         """Close the pass."""
         if not self._started:
             self._pass(self._start())
+        if not self._text_started:
+            self._decode(self._start_text())
         for name, decoder in list(self._decoders.items()):
             try:
                 decoder.decode(b"", final=True)
             except UnicodeDecodeError:
                 del self._decoders[name]
+        encoding = next(iter(self._decoders), None)
+        damage = self._gzip_damage or (self._unzip is not None and not self._unzip.eof)
+        if self._foreign or damage or (self._wide and not encoding):  # what was counted until then says nothing
+            return Facts(gzip=self._unzip is not None, gzip_damage=damage, foreign=self._foreign, bom=self._bom,
+                         damaged_utf16=not damage and self._wide)  # fmt: skip
         lines = self._lines
         lines.close()
-        trailer_bytes, count, unreadable = self._find_trailer(lines.tail)
+        trailer_bytes, count, unreadable = self._find_trailer(lines.tail, encoding)
         first_line = re.split(_END, self._text_head, maxsplit=1)[0]
         return Facts(
             gzip=self._unzip is not None,
-            gzip_damage=self._gzip_damage or (self._unzip is not None and not self._unzip.eof),
-            foreign=self._foreign,
             text_bytes=lines.bytes,
             nul_bytes=self._nul,
-            nul_in_first_line=self._bom != "utf-16" and 0 in first_line,
+            nul_in_first_line=0 in first_line,
             bom=self._bom,
-            encoding=next(iter(self._decoders), None),
+            encoding=encoding,
             physical_lines=lines.ends + (0 if lines.ended else 1) if lines.bytes else 0,
             blank_lines=lines.blank,
             trailer_bytes=trailer_bytes,
@@ -159,21 +180,23 @@ class Preflight:
             trailer_unreadable=unreadable,
         )
 
-    def _find_trailer(self, tail: bytes) -> tuple[int, int | None, bool]:
+    def _find_trailer(self, tail: bytes, encoding: str | None) -> tuple[int, int | None, bool]:
         if self._trailer is None:
             return 0, None, False
         body = tail.rstrip(b"\r\n")
         start = max(body.rfind(b"\n"), body.rfind(b"\r")) + 1
-        line = body[start:].decode("utf-8", "replace").strip("\ufeff")
+        line = body[start:].decode("utf-8", "replace")
         if not line.lstrip('"').startswith(self._trailer):
             return 0, None, False
+        # The reader sees UTF-8, and bytes of no configured encoding as Latin-1.
+        size = len(tail[start:] if self._wide else tail[start:].decode(encoding or "latin-1").encode())
         if self._count_field is None:
-            return len(tail) - start, None, False
+            return size, None, False
         fields = [field.strip().strip('"') for field in line.split(self._delimiter)]
         stated = fields[self._count_field - 1] if len(fields) >= self._count_field else ""
         if not re.fullmatch(r"[0-9]{1,12}", stated):
-            return len(tail) - start, None, True
-        return len(tail) - start, int(stated), False
+            return size, None, True
+        return size, int(stated), False
 
 
 class _Lines:
@@ -232,6 +255,8 @@ def judge(facts: Facts) -> None:
         raise DeliveryError("not_text", f"The file is {facts.foreign}, not CSV text; send it as CSV.")
     if facts.gzip_damage:
         raise DeliveryError("damaged_gzip", "The gzip file is truncated or damaged; send it again.")
+    if facts.damaged_utf16:
+        raise DeliveryError("damaged_utf16", "The file is UTF-16, but cut or damaged; send it again, best as UTF-8.")
     if facts.text_bytes == 0 or facts.physical_lines == facts.blank_lines:
         raise DeliveryError("empty_file", "The file is empty: it has not even a header; send it again.")
     if facts.nul_in_first_line or facts.nul_bytes > facts.text_bytes * _BINARY_SHARE:

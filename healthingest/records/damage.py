@@ -4,7 +4,9 @@ What belongs here: splitting such rows off, with their reasons and what they loo
 parser itself refuses (`read`) and values that break a rule (`validate`).
 """
 
+import contextlib
 import re
+from collections.abc import Sequence
 from typing import Any
 
 import polars as pl
@@ -26,8 +28,11 @@ REJECTED_SCHEMA = pl.Schema(
 )
 
 
-def reject_swallowed(rows: pl.DataFrame, delimiter: str) -> tuple[pl.DataFrame, list[dict[str, Any]]]:
-    """Reject rows in which one field holds what looks like whole records: a stray quote has swallowed them."""
+def reject_swallowed(rows: pl.DataFrame, delimiter: str, *, carrier: bool) -> tuple[pl.DataFrame, list[dict[str, Any]]]:
+    """Reject rows in which one field holds what looks like whole records: a stray quote has swallowed them.
+
+    `carrier`: the text only carries bytes as Latin-1.
+    """
     columns = [c for c in rows.columns if c != RECORD_NO]
     width = len(columns)
     suspects = rows.filter(pl.any_horizontal(pl.col(c).str.contains(r"[\r\n]") for c in columns))
@@ -43,7 +48,7 @@ def reject_swallowed(rows: pl.DataFrame, delimiter: str) -> tuple[pl.DataFrame, 
     rejects = [
         {
             RECORD_NO: row[RECORD_NO],
-            "raw": as_csv([row[c] for c in columns], delimiter).encode(),
+            "raw": as_csv([row[c] for c in columns], delimiter).encode("latin-1" if carrier else "utf-8"),
             "reasons": [Reason(None, "swallowed_records", "swallowed_records")],
             "expected_fields": None,
             "found_fields": None,
@@ -53,23 +58,29 @@ def reject_swallowed(rows: pl.DataFrame, delimiter: str) -> tuple[pl.DataFrame, 
     return rows.filter(~pl.col(RECORD_NO).is_in([row[RECORD_NO] for row in hit])), rejects
 
 
-def decode_carried(rows: pl.DataFrame, columns: dict[str, int]) -> tuple[pl.DataFrame, list[dict[str, Any]]]:
-    """Turn Latin-1 carried bytes back into UTF-8 text; rows where that fails are rejected, with the column named."""
+def decode_carried(
+    rows: pl.DataFrame, columns: dict[str, int], encodings: Sequence[str], delimiter: str
+) -> tuple[pl.DataFrame, list[dict[str, Any]]]:
+    """Turn Latin-1 carried bytes back into text, each row in the first of `encodings` in which all of it decodes.
+
+    A row for which there is none is rejected, with the columns that the first encoding cannot decode.
+    """
     names = {f"c{position}": column for column, position in columns.items()}
     cells = [c for c in rows.columns if c != RECORD_NO]
     foreign = pl.any_horizontal(pl.col(c).str.contains(r"[^\x00-\x7f]").fill_null(value=False) for c in cells)
     touched = rows.filter(foreign)
     repaired, rejects = [], []
     for row in touched.to_dicts():
-        raw = {c: row[c].encode("latin-1") if row[c] is not None else None for c in cells}
-        bad = [c for c, value in raw.items() if value is not None and not _is_utf8(value)]
-        if not bad:
-            repaired.append(row | {c: v.decode() if v is not None else None for c, v in raw.items()})
+        raw = {c: row[c].encode("latin-1") for c in cells if row[c] is not None}
+        decoded = next((text for e in encodings if (text := _decoded(raw, e)).keys() == raw.keys()), None)
+        if decoded is not None:
+            repaired.append(row | decoded)
             continue
+        bad = [c for c in raw if c not in _decoded(raw, encodings[0])]
         rejects.append(
             {
                 RECORD_NO: row[RECORD_NO],
-                "raw": as_csv([row[c] for c in cells], ",").encode("latin-1"),
+                "raw": as_csv([row[c] for c in cells], delimiter).encode("latin-1"),
                 "reasons": [Reason(names.get(c), "encoding", "encoding") for c in bad],
                 "expected_fields": None,
                 "found_fields": None,
@@ -81,12 +92,13 @@ def decode_carried(rows: pl.DataFrame, columns: dict[str, int]) -> tuple[pl.Data
     return clean, rejects
 
 
-def _is_utf8(value: bytes) -> bool:
-    try:
-        value.decode()
-    except UnicodeDecodeError:
-        return False
-    return True
+def _decoded(raw: dict[str, bytes], encoding: str) -> dict[str, str]:
+    """The cells that decode."""
+    text = {}
+    for cell, value in raw.items():
+        with contextlib.suppress(UnicodeDecodeError):
+            text[cell] = value.decode(encoding)
+    return text
 
 
 def as_csv(fields: list[str | None], delimiter: str) -> str:

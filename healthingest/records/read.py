@@ -24,12 +24,17 @@ from healthingest.contracts.clients import Client
 from healthingest.errors import AccountingError, DeliveryError
 from healthingest.landing.preflight import Facts, count_blank_lines, count_line_ends, judge
 from healthingest.model import Counts
-from healthingest.records.damage import LINE_END, RECORD_NO, REJECTED_SCHEMA, decode_carried, reject_swallowed
+from healthingest.records.damage import LINE_END, RECORD_NO, REJECTED_SCHEMA, as_csv, decode_carried, reject_swallowed
 from healthingest.records.reasons import Reason
-from healthingest.records.streams import ByteSource, Chained, HeldBack, Recoded, read_up_to, strip_bom
+from healthingest.records.streams import ByteSource, Chained, Followed, HeldBack, Recoded, read_up_to, strip_bom
 
 _HEADER_LIMIT = 1 << 20
 _BLOCK = 8 << 20
+#: A byte order mark within a file, as text and as carried bytes: files with one were glued together.
+_MARKS = ("\ufeff", "ï»¿")
+#: Stands on a line of its own behind the last record. If it does not come back as one, a quote was left open: the
+#: parser itself takes the end of the file for the closing quote.
+_END_MARK = "\x1eend of file\x1e"
 #: Rows per yielded batch: each batch costs Pandera about 30 ms, whatever its size.
 BATCH_ROWS = 200_000
 
@@ -60,7 +65,7 @@ class RecordReader:
     _records: int = 0
     _rejects: list[dict[str, Any]] = field(default_factory=list)
     _invalid_numbers: list[int] = field(default_factory=list)
-    _repeated_headers: int = 0
+    _header_height: int = 1
     _next_ordinal: int = 1
 
     def __iter__(self) -> Iterator[Batch]:
@@ -120,7 +125,12 @@ class RecordReader:
         last = ends[-1].end() if ends and len(ends) == reader.line_num else len(text)
         consumed = text[:last].encode()
         leading_blank = count_blank_lines(b"\n" + consumed)
-        self._header_lines = reader.line_num - leading_blank
+        self._header_lines = self._header_height = reader.line_num - leading_blank
+        delimiter = self.client.config.source.delimiter
+        if any(delimiter in name and re.search(LINE_END, name) for name in names):
+            raise DeliveryError(
+                "header", "A quote in the header line is not closed on that line; send the file with a plain header."
+            )
         return names, Chained(head[len(consumed) :], stream)
 
     # --- header to columns -----------------------------------------------------------------------------------
@@ -179,7 +189,7 @@ class RecordReader:
         names = [f"c{i}" for i in range(width)]
         try:
             reader = pacsv.open_csv(
-                pa.PythonFile(Chained(first, body), mode="r"),
+                pa.PythonFile(Followed(Chained(first, body), f"\n{_END_MARK}".encode()), mode="r"),
                 read_options=pacsv.ReadOptions(column_names=names, use_threads=False, block_size=_BLOCK),
                 parse_options=pacsv.ParseOptions(
                     delimiter=self.client.config.source.delimiter,
@@ -205,12 +215,17 @@ class RecordReader:
             ) from None  # fmt: skip
 
     def _on_malformed(self, row: pacsv.InvalidRow) -> str:
+        if row.text == _END_MARK:
+            return "skip"
         kind = "too_few_fields" if row.actual_columns < row.expected_columns else "too_many_fields"
+        text = row.text.removesuffix(f"\n{_END_MARK}")
+        if text != row.text:
+            kind = "unterminated_quote"
         self._invalid_numbers.append(row.number)
         self._rejects.append(
             {
                 RECORD_NO: row.number,
-                "raw": row.text,
+                "raw": text,
                 "reasons": [Reason(None, kind, "malformed")],
                 "expected_fields": row.expected_columns,
                 "found_fields": row.actual_columns,
@@ -219,17 +234,19 @@ class RecordReader:
         return "skip"
 
     def _batch(self, table: pa.Table | None, names: list[str], columns: dict[str, int], *, carrier: bool) -> Batch:
+        delimiter = self.client.config.source.delimiter
+        rows = self._end_found(self._numbered(table), delimiter) if table is not None else None
         rejects, self._rejects = self._rejects, []
         for reject in rejects:
             self._count_lines(reject["raw"].encode())
             reject["raw"] = reject["raw"].encode("latin-1" if carrier else "utf-8")
-        rows = self._numbered(table) if table is not None else None
         if rows is not None:
             rows = self._drop_repeated_headers(rows, names)
             rows = self._account_for_line_ends(rows)
-            rows, swallowed = reject_swallowed(rows, self.client.config.source.delimiter)
+            rows, swallowed = reject_swallowed(rows, delimiter, carrier=carrier)
             if carrier:
-                rows, undecodable = decode_carried(rows, columns)
+                encodings = [self.facts.bom] if self.facts.bom else self.client.config.source.encodings
+                rows, undecodable = decode_carried(rows, columns, encodings, delimiter)
                 rejects += undecodable
             rejects += swallowed
         self._records += len(rejects) + (rows.height if rows is not None else 0)
@@ -253,16 +270,35 @@ class RecordReader:
         self._invalid_numbers = [n for n in taken if n >= self._next_ordinal]
         return rows.with_columns(numbers.alias(RECORD_NO))
 
+    def _end_found(self, rows: pl.DataFrame, delimiter: str) -> pl.DataFrame:
+        """Take out a last row that has the end mark, and so an open quote, in its last field."""
+        cells = [c for c in rows.columns if c != RECORD_NO]
+        last = rows[-1, cells[-1]] if rows.height else None
+        if last is None or not last.endswith(_END_MARK):
+            return rows
+        if last != _END_MARK:  # on a line of its own it is a record only where records have one field
+            *others, _ = rows.select(cells).row(-1)
+            rest = last.removesuffix(f"\n{_END_MARK}").replace('"', '""')
+            reject = {
+                RECORD_NO: rows[-1, RECORD_NO],
+                "raw": delimiter.join([as_csv(others, delimiter), f'"{rest}'] if others else [f'"{rest}']),
+                "reasons": [Reason(None, "unterminated_quote", "malformed")],
+                "expected_fields": len(cells),
+                "found_fields": len(cells),
+            }
+            self._rejects.append(reject)
+        return rows.head(-1)
+
     def _drop_repeated_headers(self, rows: pl.DataFrame, names: list[str]) -> pl.DataFrame:
         """A header in the middle of a file (files glued together) is no record; it is skipped and counted."""
-        first = rows["c0"] == names[0]
+        first = rows["c0"].is_in([names[0], *(mark + names[0] for mark in _MARKS)])
         if not first.any():
             return rows
-        same = pl.all_horizontal(pl.col(f"c{i}").fill_null("") == name for i, name in enumerate(names))
+        others = [pl.col(f"c{i}").fill_null("") == name for i, name in enumerate(names) if i]
+        same = pl.all_horizontal(first, *others)
         kept = rows.filter(~same)
         repeated = rows.height - kept.height
-        self._repeated_headers += repeated
-        self._header_lines += repeated
+        self._header_lines += repeated * self._header_height
         return kept
 
     def _account_for_line_ends(self, rows: pl.DataFrame) -> pl.DataFrame:
@@ -277,7 +313,8 @@ class RecordReader:
         return rows
 
     def _count_lines(self, raw: bytes) -> None:
-        self._record_lines += 1 + count_line_ends(raw)
+        # Only a record whose quote is never closed holds its own line end.
+        self._record_lines += count_line_ends(raw) + (0 if raw.endswith((b"\n", b"\r")) else 1)
         self._blank_in_records += count_blank_lines(raw)
 
     # --- what must hold at the end ---------------------------------------------------------------------------

@@ -6,17 +6,20 @@ a value is allowed; the contract's rules decide that on the outcome.
 
 import re
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 
 import polars as pl
 
 from healthingest.contracts.clients import Client
-from healthingest.contracts.contract import ColumnType
+from healthingest.contracts.contract import Column, ColumnType
 from healthingest.contracts.rules import STANDARD
 
-#: White space of any script, and zero-width characters that no one can see (not the joiners some scripts need).
-_SPACE = "[\\s\u200b\u2060\ufeff]+"
-_NEEDS_COLLAPSE = "[\\s--\\x20]|\\x20\\x20|[\u200b\u2060\ufeff]"
+#: White space of any script, less the control characters that Unicode counts as such: those reject a record.
+_SPACE = r"[\s--[\x0b\x0c\x85]]+"
+_NEEDS_COLLAPSE = r"[\s--[\x20\x0b\x0c\x85]]|\x20\x20"
+#: Zero-width characters that no one can see (not the joiners some scripts need).
+_INVISIBLE = "[\u200b\u2060\ufeff]"
 #: C0 and C1 controls except tab and line ends (which are white space), DEL and the replacement character.
 CONTROL_CHARACTERS = "[\\x00-\\x08\\x0b\\x0c\\x0e-\\x1f\\x7f-\\x9f\ufffd]"
 
@@ -58,25 +61,31 @@ def standardize(rows: pl.DataFrame, client: Client) -> pl.DataFrame:
     """
     absent = [pl.lit(None, pl.String).alias(c) for c in client.contract.column if c not in rows.columns]
     nothing = ["", *client.config.source.null_values]
-    series: list[pl.Series] = []
     frame = rows.with_columns(absent)
-    for column in client.contract.columns:
+
+    def of_column(column: Column) -> list[pl.Series]:
         cleaned = clean(frame[column.name], nothing)
-        series.append(cleaned)
-        if column.parsed:
-            standard = standard_form(cleaned, column.type, client.date_formats(column.name))
-            series.append(standard.alias(column.name + STANDARD))
-    return frame.with_columns(series)
+        if not column.parsed:
+            return [cleaned]
+        standard = standard_form(cleaned, column.type, client.date_formats(column.name))
+        return [cleaned, standard.alias(column.name + STANDARD)]
+
+    # Most of this is single-threaded work inside polars, which lets other threads run meanwhile.
+    with ThreadPoolExecutor(pl.thread_pool_size(), "healthingest-standardize") as threads:
+        made = threads.map(of_column, client.contract.columns)
+        return frame.with_columns(series for pair in made for series in pair)
 
 
 def clean(values: pl.Series, nothing: Sequence[str] = ("",)) -> pl.Series:
-    """Trim, collapse white space to single blanks, compose (NFC); what then reads as one of `nothing` becomes null.
+    """Drop what is invisible, trim, collapse white space to single blanks, compose (NFC); what then reads as one of `nothing` becomes null.
 
     Passes over the text are made only where some value needs them: most columns are plain ASCII.
     """
     if values.dtype == pl.Null or values.null_count() == len(values):
         return values.cast(pl.String)
     text = values
+    if text.str.contains(_INVISIBLE).any():
+        text = text.str.replace_all(_INVISIBLE, "")
     if text.str.contains(_NEEDS_COLLAPSE).any():
         text = text.str.replace_all(_SPACE, " ")
     text = text.str.strip_chars(" ")

@@ -49,6 +49,20 @@ class Chained(_Stream):
         return part + self._rest.read() if size < 0 else part
 
 
+class Followed(_Stream):
+    """A stream, then `tail`."""
+
+    def __init__(self, source: ByteSource, tail: bytes) -> None:
+        self._source, self._tail = source, tail
+
+    def read(self, size: int = -1) -> bytes:
+        """Return the next bytes."""
+        if part := self._source.read(size):
+            return part + self.read() if size < 0 else part
+        part, self._tail = (self._tail, b"") if size < 0 else (self._tail[:size], self._tail[size:])
+        return part
+
+
 class HeldBack(_Stream):
     """A stream without its last `hold_back` bytes: those of the trailer record."""
 

@@ -146,5 +146,9 @@ def test_the_change_feed_replayed_from_the_start_is_silver(labelled: Platform) -
     silver = labelled.lake.silver.frame(columns)
     assert last.select(columns).sort(columns).equals(silver.sort(columns))
     assert set(changes["_change_type"].unique()) == {"insert", "update_preimage", "update_postimage"}
-    rewritten = changes.filter(pl.col("_change_type") != "insert").group_by("_commit_version", "member_token", "client_id")
-    assert rewritten.agg(pl.col("_content_hash").n_unique())["_content_hash"].min() == 2  # each update changed something
+    rewritten = changes.filter(pl.col("_change_type") != "insert").group_by(
+        "_commit_version", "member_token", "client_id"
+    )
+    assert (
+        rewritten.agg(pl.col("_content_hash").n_unique())["_content_hash"].min() == 2
+    )  # each update changed something

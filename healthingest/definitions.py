@@ -1,0 +1,14 @@
+"""Dagster's entry point: definitions are built when first asked for, and once."""
+
+from functools import cache
+
+import dagster as dg
+
+
+@dg.definitions
+@cache
+def defs() -> dg.Definitions:
+    """All definitions of this installation."""
+    from healthingest.orchestration.build import build_defs
+
+    return build_defs()

@@ -1,0 +1,270 @@
+"""The four assets: `bronze_files`, and one step that yields `quarantine`, `silver` and `audit` with their checks.
+
+One step for three assets, because a Dagster run costs processes and events, not work; frames never leave the step,
+since Dagster's default IO manager would pickle members' values to disk.
+"""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import date
+from typing import Any
+
+import dagster as dg
+
+from healthingest.contracts.clients import Client, ClientSet
+from healthingest.contracts.contract import Contract
+from healthingest.errors import ContentionError, HealthingestError, UnroutableError, scrubbed
+from healthingest.ingest import deliveries, ingest, register
+from healthingest.landing.discovery import list_landing, settle
+from healthingest.model import Delivery, Outcome
+from healthingest.orchestration import checks, metadata
+from healthingest.platform import Platform
+
+OpenPlatform = Callable[[], Platform]
+PIPELINE = "member_files"
+OWNERS = ["team:data-engineering"]
+_RETRY = dg.RetryPolicy(max_retries=2, delay=2, backoff=dg.Backoff.EXPONENTIAL, jitter=dg.Jitter.PLUS_MINUS)
+
+
+class FileConfig(dg.Config):
+    """Which landed file a run is for; none: all files of the partition."""
+
+    file_name: str | None = None
+
+
+def feed_key(client_id: str) -> dg.AssetKey:
+    """The external asset that stands for a client's deliveries."""
+    return dg.AssetKey(["client_feed", client_id])
+
+
+def feeds(clients: ClientSet) -> list[dg.AssetSpec]:
+    """One external asset per active client, with the client's own freshness policy."""
+    return [_feed(clients.clients[client_id]) for client_id in clients.active]
+
+
+def _feed(client: Client) -> dg.AssetSpec:
+    freshness = client.config.freshness
+    fail = freshness.expect_every + freshness.grace
+    policy = dg.FreshnessPolicy.time_window(
+        fail_window=fail, warn_window=freshness.expect_every if freshness.grace else None
+    )
+    return dg.AssetSpec(
+        feed_key(client.client_id),
+        group_name="client_feeds",
+        description=f"Deliveries of client `{client.client_id}`, whenever one was taken into silver.",
+        owners=client.config.owners or OWNERS,
+        kinds={"csv"},
+        freshness_policy=policy,
+        metadata={"contract": client.contract.name, "expected every": str(freshness.expect_every)},
+    )
+
+
+def pipeline_assets(
+    open_platform: OpenPlatform, partitions: dg.PartitionsDefinition, clients: ClientSet, contract: Contract | None
+) -> list[dg.AssetsDefinition]:
+    """The assets that do the work; `contract` is the one whose columns the UI shows."""
+    return [
+        _bronze_files(open_platform, partitions, clients, contract),
+        _process_deliveries(open_platform, partitions, contract),
+    ]
+
+
+def _bronze_files(
+    open_platform: OpenPlatform, partitions: dg.PartitionsDefinition, clients: ClientSet, contract: Contract | None
+) -> dg.AssetsDefinition:
+    @dg.asset(
+        name="bronze_files",
+        partitions_def=partitions,
+        deps=[feed_key(client_id) for client_id in clients.active],
+        group_name=PIPELINE,
+        owners=OWNERS,
+        kinds={"csv"},
+        tags={"layer": "bronze", "phi": "sealed"},
+        metadata=metadata.bronze_definition(contract) if contract else None,
+        retry_policy=_RETRY,
+    )
+    def bronze_files(context: dg.AssetExecutionContext, config: FileConfig) -> dg.MaterializeResult[Any]:
+        """Landed files, copied as they are: compressed, sealed, never changed again.
+
+        A file name with other bytes than before is a new delivery of the same slot.
+        """
+        with readable_errors():
+            platform = open_platform()
+            client_id, day = _partition(context)
+            start = time.perf_counter()
+            taken = _register(platform, client_id, day, config.file_name)
+            for delivery in taken:
+                context.log.info("%s: delivery %s of its slot", delivery.file_name, delivery.delivery_no)
+            return dg.MaterializeResult(
+                metadata={
+                    "files": ", ".join(d.file_name for d in taken),
+                    "file ids": ", ".join(d.file_id for d in taken),
+                    "bytes": sum(d.file_bytes for d in taken),
+                    "seconds/register": round(time.perf_counter() - start, 3),
+                    "dagster/uri": str(platform.lake.bronze.root / client_id),
+                },
+                data_version=dg.DataVersion("-".join(sorted(d.file_id for d in taken))),
+            )
+
+    return bronze_files
+
+
+def _register(platform: Platform, client_id: str, day: date, file_name: str | None) -> list[Delivery]:
+    """Take the named file, or every complete landed file of the partition, into bronze.
+
+    Raises:
+        HealthingestError: there is none.
+    """
+    landed = list_landing(platform.places.landing)
+    if file_name is not None:
+        wanted = [f for f in landed if f.name == file_name]
+    else:
+        wanted = [f for f in landed if _leads_to(platform, f.name, client_id, day)]
+    taken = [register(platform, f.path) for f in settle(wanted)]
+    taken = [d for d in taken if d.partition == (client_id, day.isoformat())]
+    known = deliveries(platform, client_id, day) if not taken and file_name is None else []
+    if not taken and not known:
+        where = file_name or f"a file of {client_id} for {day}"
+        raise UnroutableError(f"There is no {where} in the landing zone that is complete; drop it there and run again.")
+    return taken or known
+
+
+def _leads_to(platform: Platform, name: str, client_id: str, day: date) -> bool:
+    try:
+        routed = platform.route(name)
+    except UnroutableError:
+        return False
+    return (routed.client_id, routed.creation_date) == (client_id, day)
+
+
+def _process_deliveries(
+    open_platform: OpenPlatform, partitions: dg.PartitionsDefinition, contract: Contract | None
+) -> dg.AssetsDefinition:
+    @dg.multi_asset(
+        name="process_deliveries",
+        specs=_specs(partitions, contract),
+        check_specs=checks.delivery_checks(partitions),
+        can_subset=True,
+        retry_policy=_RETRY,
+    )
+    def process_deliveries(
+        context: dg.AssetExecutionContext, config: FileConfig
+    ) -> Iterator[dg.MaterializeResult[Any] | dg.AssetCheckResult]:
+        with readable_errors():
+            platform = open_platform()
+            client_id, day = _partition(context)
+            found = [d for d in deliveries(platform, client_id, day) if config.file_name in (None, d.file_name)]
+            if not found:
+                raise UnroutableError(
+                    f"No delivery of {client_id} for {day} is in bronze; materialize bronze_files too."
+                )
+            outcomes = [ingest(platform, delivery, run_id=context.run_id) for delivery in found]
+        for outcome in outcomes:
+            if outcome.fresh and outcome.status == "succeeded":
+                context.log_event(feed_event(outcome))
+        yield from _selected(context, results(platform, outcomes))
+        refuse_unfinished(outcomes)
+
+    return process_deliveries
+
+
+def _specs(partitions: dg.PartitionsDefinition, contract: Contract | None) -> list[dg.AssetSpec]:
+    def spec(name: str, description: str, layer: str, shown: dict[str, Any]) -> dg.AssetSpec:
+        return dg.AssetSpec(
+            name,
+            deps=["bronze_files"],
+            description=description,
+            partitions_def=partitions,
+            group_name=PIPELINE,
+            owners=OWNERS,
+            kinds={"deltalake", "polars"},
+            tags={"layer": layer},
+            metadata=shown,
+            skippable=True,
+        )
+
+    return [
+        spec(
+            "quarantine",
+            "Records that failed their contract: the reasons in clear, the record itself sealed.",
+            "quarantine",
+            metadata.quarantine_definition(),
+        ),
+        spec(
+            "silver",
+            "The current state of every member (SCD type 1, change feed). Values that name a person are in the vault.",
+            "silver",
+            metadata.silver_definition(contract) if contract else {},
+        ),
+        spec("audit", "One row per delivery, written last.", "audit", metadata.audit_definition()),
+    ]
+
+
+def results(
+    platform: Platform, outcomes: Sequence[Outcome]
+) -> Iterator[dg.MaterializeResult[Any] | dg.AssetCheckResult]:
+    """What the assets and checks say of some deliveries of one partition; silver only where one was applied."""
+    lake = platform.lake
+    judged = [o for o in outcomes if o.status != "failed"]
+    applied = [o for o in outcomes if o.status == "succeeded"]
+    yield dg.MaterializeResult(asset_key="quarantine", metadata=metadata.of_quarantine(outcomes, lake.quarantine))
+    yield dg.MaterializeResult(asset_key="audit", metadata=metadata.of_audit(outcomes, lake.audit))
+    yield checks.row_accounting(outcomes)
+    if applied:
+        yield dg.MaterializeResult(asset_key="silver", metadata=metadata.of_silver(applied, lake.silver))
+    if judged:
+        yield checks.invalid_ratio(judged)
+
+
+def feed_event(outcome: Outcome) -> dg.AssetMaterialization:
+    """The evidence that a client delivered; Dagster's freshness daemon watches it."""
+    return dg.AssetMaterialization(
+        feed_key(outcome.delivery.client_id),
+        metadata={"file": outcome.delivery.file_name, "records": outcome.counts.records},
+    )
+
+
+def refuse_unfinished(outcomes: Sequence[Outcome]) -> None:
+    """Fail the run, with one sentence per delivery, if one was held or failed.
+
+    Raises:
+        dg.Failure: not to be retried: only a corrected file helps.
+    """
+    bad = [o for o in outcomes if o.status != "succeeded"]
+    if bad:
+        text = " ".join(f"{o.delivery.file_name} {o.status}: {o.message}" for o in bad)
+        raise dg.Failure(text, allow_retries=False) from None
+
+
+@contextmanager
+def readable_errors() -> Iterator[None]:
+    """Turn every error into one sentence without a value: Dagster stores errors, their causes and contexts."""
+    try:
+        yield
+    except HealthingestError as error:
+        raise dg.Failure(str(error), allow_retries=isinstance(error, ContentionError)) from None
+    except dg.Failure:
+        raise
+    except Exception as error:  # noqa: BLE001 - its text may hold a record's values
+        raise dg.Failure(scrubbed(error), allow_retries=True) from None
+
+
+def _selected(
+    context: dg.AssetExecutionContext, made: Iterator[dg.MaterializeResult[Any] | dg.AssetCheckResult]
+) -> Iterator[dg.MaterializeResult[Any] | dg.AssetCheckResult]:
+    names = {key.name for key in context.selected_asset_check_keys}
+    for result in made:
+        if isinstance(result, dg.AssetCheckResult):
+            if result.check_name in names:
+                yield result
+        elif result.asset_key in context.selected_asset_keys:
+            yield result
+
+
+def _partition(context: dg.AssetExecutionContext) -> tuple[str, date]:
+    key = context.partition_key
+    if not isinstance(key, dg.MultiPartitionKey):
+        raise HealthingestError("Materialize one partition, like acme|2025-01-06.")
+    parts = key.keys_by_dimension
+    return parts["client"], date.fromisoformat(parts["date"])

@@ -1,0 +1,119 @@
+"""The asset checks: did a delivery stay under its client's limit, do its counts add up, did each client deliver?"""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+
+import dagster as dg
+import polars as pl
+
+from healthingest.contracts.clients import Client
+from healthingest.model import Outcome
+from healthingest.orchestration.metadata import files_table, rules_table
+from healthingest.platform import Platform
+
+INVALID_RATIO = "invalid_ratio"
+ROW_ACCOUNTING = "row_accounting"
+DELIVERY_EXPECTED = "delivery_expected"
+
+
+def delivery_checks(partitions: dg.PartitionsDefinition) -> list[dg.AssetCheckSpec]:
+    """The checks that every ingest evaluates."""
+    return [
+        dg.AssetCheckSpec(
+            INVALID_RATIO,
+            asset="silver",
+            blocking=True,
+            partitions_def=partitions,
+            description="No delivery rejects more of its records than its client's quality.max_invalid_ratio.",
+        ),
+        dg.AssetCheckSpec(
+            ROW_ACCOUNTING,
+            asset="audit",
+            partitions_def=partitions,
+            description="Every line and record of every delivery is accounted for (design, section 3).",
+        ),
+    ]
+
+
+def invalid_ratio(outcomes: Sequence[Outcome]) -> dg.AssetCheckResult:
+    """Fails for a delivery over its limit: ERROR where that holds the delivery, else WARN, which blocks nothing."""
+    breached = [o for o in outcomes if o.breached]
+    held = any(o.status == "held" for o in breached)
+    worst = max((o.counts.invalid_ratio for o in outcomes), default=0.0)
+    said = " ".join(f"{o.delivery.file_name}: {o.message}" for o in breached if o.message)
+    return dg.AssetCheckResult(
+        asset_key="silver",
+        check_name=INVALID_RATIO,
+        passed=not breached,
+        severity=dg.AssetCheckSeverity.ERROR if held else dg.AssetCheckSeverity.WARN,
+        description=said or f"At most {worst:.1%} of a delivery's records were rejected.",
+        metadata={
+            "invalid ratio": worst,
+            "quality": files_table(outcomes),
+            "top failing rules": rules_table(outcomes),
+        },
+    )
+
+
+def row_accounting(outcomes: Sequence[Outcome]) -> dg.AssetCheckResult:
+    """Fails if the recorded counts of a delivery do not add up; the ingest refuses to publish such a one."""
+    wrong = [o.delivery.file_name for o in outcomes if not adds_up(o)]
+    return dg.AssetCheckResult(
+        asset_key="audit",
+        check_name=ROW_ACCOUNTING,
+        passed=not wrong,
+        description=f"Counts do not add up for {', '.join(wrong)}."
+        if wrong
+        else "All lines and records are accounted for.",
+        metadata={"deliveries": len(outcomes), "records": sum(o.counts.records for o in outcomes)},
+    )
+
+
+def adds_up(outcome: Outcome) -> bool:
+    """The identities of the design's section 3; a delivery that failed as a whole has no counts to hold to them."""
+    c = outcome.counts
+    lines = c.physical_lines == c.header_lines + c.record_lines + c.blank_lines + c.trailer_lines
+    records = c.records == c.accepted + c.rejected
+    silver = c.inserted + c.updated + c.unchanged + c.stale + c.suppressed + c.duplicates
+    return lines and records and (silver == (c.accepted if outcome.status == "succeeded" else 0))
+
+
+def delivery_expected_specs(clients: Sequence[str]) -> list[dg.AssetCheckSpec]:
+    """One check per client, on its feed."""
+    return [
+        dg.AssetCheckSpec(
+            DELIVERY_EXPECTED,
+            asset=dg.AssetKey(["client_feed", client_id]),
+            description="The client delivered within freshness.expect_every plus grace, by the audit table's clock.",
+        )
+        for client_id in clients
+    ]
+
+
+def delivery_expected(platform: Platform, client: Client, now: datetime | None = None) -> dg.AssetCheckResult:
+    """Fails for a client that is late or has never delivered; held and failed files are no delivery."""
+    rows = platform.lake.audit.frame(
+        ["ingestion_time"], (pl.col("client_id") == client.client_id) & (pl.col("status") == "succeeded")
+    )
+    last = rows["ingestion_time"].max()
+    allowed = client.config.freshness.expect_every + client.config.freshness.grace
+    if not isinstance(last, datetime):
+        return _expected(client, passed=False, text=f"{client.client_id} has never delivered a file that was taken.")
+    age = (now or datetime.now(UTC)) - last
+    text = f"Last taken delivery {hours(age)} h ago; at most {hours(allowed)} h are allowed."
+    return _expected(client, passed=age <= allowed, text=text, last=last)
+
+
+def _expected(client: Client, *, passed: bool, text: str, last: datetime | None = None) -> dg.AssetCheckResult:
+    return dg.AssetCheckResult(
+        asset_key=dg.AssetKey(["client_feed", client.client_id]),
+        check_name=DELIVERY_EXPECTED,
+        passed=passed,
+        description=text,
+        metadata={"last delivery": dg.MetadataValue.timestamp(last)} if last else {},
+    )
+
+
+def hours(duration: timedelta) -> str:
+    """Hours with one digit."""
+    return f"{duration.total_seconds() / 3600:.1f}"

@@ -1,0 +1,132 @@
+"""The landing zone's sensor: one run per new complete file, and a reload when a client is added.
+
+Thin over `tick` and `landing.discovery`. It must survive any file: every key is checked before Dagster sees it.
+"""
+
+import time
+from collections.abc import Callable
+
+import dagster as dg
+
+from healthingest.contracts.clients import fingerprint
+from healthingest.errors import UnroutableError
+from healthingest.ingest import record_unroutable
+from healthingest.landing.discovery import Landed, list_landing, settle
+from healthingest.landing.names import FileName
+from healthingest.orchestration.assets import FileConfig, OpenPlatform
+from healthingest.orchestration.partitions import partition_key
+from healthingest.orchestration.reload import reload_once
+from healthingest.orchestration.tick import SUBMITTED, UNROUTABLE, Plan, Seen, dump_seen, load_seen, new_files, plan
+from healthingest.platform import Platform
+
+#: Dagster ends a tick after 60 s; digests of large files must leave room for the run requests.
+_DIGEST_SECONDS = 15.0
+_RUNS_PER_TICK = 50
+#: The daemon looks every 5 s; 5 here is missed by a hair now and then, which costs another 5.
+_INTERVAL_SECONDS = 3
+
+
+def landing_zone_sensor(
+    open_platform: OpenPlatform,
+    partitions: dg.PartitionsDefinition,
+    loaded_fingerprint: str,
+    dry_run: Callable[[], object],
+) -> dg.SensorDefinition:
+    """Build the sensor for definitions that were loaded with configs of `loaded_fingerprint`."""
+
+    @dg.sensor(
+        name="landing_zone",
+        target=dg.AssetSelection.assets("bronze_files", "quarantine", "silver", "audit"),
+        minimum_interval_seconds=_INTERVAL_SECONDS,
+        default_status=dg.DefaultSensorStatus.RUNNING,
+        description="Starts one run per file that is complete in the landing zone and was not taken before.",
+    )
+    def landing_zone(context: dg.SensorEvaluationContext) -> dg.SensorResult:
+        platform = open_platform()
+        remarks = [str(problem) for problem in platform.clients.problems]
+        now_on_disk = fingerprint(platform.places.configs)
+        if now_on_disk != loaded_fingerprint:
+            remarks.append(reload_once(context, now_on_disk, dry_run))
+        seen = load_seen(context.cursor)
+        listing = list_landing(platform.places.landing)
+        planned = plan(
+            settle(_worth_a_look(new_files(listing, seen), seen, platform)),
+            platform.route,
+            [problem.file.stem for problem in platform.clients.problems],
+        )
+        remarks += _note_unroutable(platform, planned, seen)
+        remarks += [f"{name} waits for its client's config." for name in planned.waiting]
+        requests = _requests(platform, planned, partitions, seen)
+        for remark in remarks:
+            context.log.warning(remark)
+        reason = " ".join(remarks) or "Nothing new in the landing zone."
+        return dg.SensorResult(
+            run_requests=requests,
+            skip_reason=None if requests else dg.SkipReason(reason),
+            cursor=dump_seen(seen, listing),
+        )
+
+    return landing_zone
+
+
+def _worth_a_look(files: list[Landed], seen: Seen, platform: Platform) -> list[Landed]:
+    """Leave out unroutable files that are known and still lead nowhere, so that they cost no wait in each tick."""
+
+    def leads_nowhere_still(landed: Landed) -> bool:
+        if seen.get(landed.name) != (landed.size, landed.changed_ns, UNROUTABLE):
+            return False
+        try:
+            platform.route(landed.name)
+        except UnroutableError:
+            return True
+        return False
+
+    return [f for f in files if not leads_nowhere_still(f)]
+
+
+def _note_unroutable(platform: Platform, planned: Plan, seen: Seen) -> list[str]:
+    remarks = []
+    for landed, error in planned.unroutable:
+        try:
+            record_unroutable(platform, landed.path, error, run_id="")
+        except (UnroutableError, OSError):  # it vanished meanwhile, or cannot be read: look again at the next tick
+            remarks.append(f"{landed.name!r} cannot be read.")
+            continue
+        seen[landed.name] = (landed.size, landed.changed_ns, UNROUTABLE)
+        remarks.append(f"{landed.name!r}: {error}")
+    return remarks
+
+
+def _requests(
+    platform: Platform, planned: Plan, partitions: dg.PartitionsDefinition, seen: Seen
+) -> list[dg.RunRequest]:
+    """A run for each new file; what exceeds the tick's budget stays unseen and comes with the next one."""
+    ids: dict[str, tuple[Landed, FileName]] = {}
+    deadline = time.monotonic() + _DIGEST_SECONDS
+    for landed, name in planned.candidates[:_RUNS_PER_TICK]:
+        if not partitions.has_partition_key(partition_key(name.client_id, name.creation_date)):
+            continue  # a client or day that these definitions do not know yet: the reload brings it
+        try:
+            ids[platform.file_id(landed.path)] = (landed, name)
+        except UnroutableError:
+            continue
+        if time.monotonic() > deadline:
+            break
+    decided = platform.lake.audit.decided(ids)
+    requests = []
+    for file_id, (landed, name) in ids.items():
+        seen[landed.name] = (landed.size, landed.changed_ns, SUBMITTED)
+        if decided.get(file_id) in {None, "unroutable"}:
+            requests.append(_request(file_id, name))
+    return requests
+
+
+def _request(file_id: str, name: FileName) -> dg.RunRequest:
+    config = FileConfig(file_name=name.name)
+    key = partition_key(name.client_id, name.creation_date)
+    return dg.RunRequest(
+        run_key=f"{name.client_id}|{name.creation_date.isoformat()}|{file_id}",
+        partition_key=key,
+        run_config=dg.RunConfig(ops={"bronze_files": config, "process_deliveries": config}),
+        tags={"client": name.client_id, "healthingest/file": name.name},
+    )

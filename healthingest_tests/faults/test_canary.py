@@ -1,0 +1,164 @@
+"""No value of a member anywhere but in the landing zone: not in tables, logs, Dagster's storage or Delta's log.
+
+Members with unmistakable values go through success, rejection, whole-file failure, hold and an unroutable name, by the
+Dagster CLI and by our own; then every byte that was left behind is searched, plain and encoded.
+"""
+
+import base64
+import os
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+REPO = Path(__file__).parents[2]
+HEADER = "member_id,first_name,last_name,dob,gender,address,city,state,zip,phone_number,email,creation_date"
+GOOD = "ZQXID01,Zqxfirst,Zqxlast,1961-07-19,F,77 Zqxstreet Rd,Zqxville,MA,02139-7731,617-555-0177,zqxmail@example.com,2025-01-06"
+#: Every value of every record below, as sent and as standardised.
+CANARIES = [
+    "ZQXID", "Zqxfirst", "Zqxlast", "1961-07-19", "Zqxstreet", "Zqxville", "02139-7731", "617-555-0177", "6175550177",
+    "zqxmail", "zqxbad",
+]  # fmt: skip
+FILES = {
+    # accepted, rule-rejected, malformed both ways, a control character, an embedded line end
+    "acme_20250106.csv": [
+        GOOD,
+        GOOD.replace("ID01", "ID02").replace("1961-07-19", "zqxbad-1961"),
+        GOOD.replace("ID01", "ID03") + ",zqxbad,zqxbad",
+        "ZQXID04,Zqxfirst",
+        GOOD.replace("ID01", "ID05").replace("Zqxlast", "Zqx\x01last"),
+        GOOD.replace("ID01", "ID06").replace("77 Zqxstreet Rd", '"77 Zqxstreet\nRd"'),
+    ],
+    # a second delivery changes a member, so that the merge and the change feed see values
+    "acme_20250107.csv": [GOOD.replace("F,77", "M,78")],
+    # held: over its threshold
+    "held_20250106.csv": [GOOD, GOOD.replace("ID01", "")],
+    # a file without a header: its first record stands where names are expected
+    "acme_20250108.csv": None,
+    # a client nobody knows
+    "nobody_20250106.csv": [GOOD],
+}
+
+
+def encodings(value: str) -> Iterator[bytes]:
+    raw = value.encode()
+    yield raw
+    yield raw.hex().encode()
+    yield raw.hex().upper().encode()
+    for shift in range(3):  # base64 of the value at any place in a longer text
+        padded = base64.b64encode(b"\0" * shift + raw)
+        yield padded[4 if shift else 0 : -4]
+    yield value.encode("utf-16-le")
+
+
+def found_in(text: bytes) -> set[str]:
+    return {canary for canary in CANARIES for form in encodings(canary) if len(form) > 3 and form in text}
+
+
+def decoded(path: Path) -> Iterator[bytes]:
+    """The file's bytes, and what a reader without keys makes of them."""
+    content = path.read_bytes()
+    yield content
+    if content.startswith(b"PAR1"):
+        frame = pl.read_parquet(path, glob=False)
+        yield "\n".join(str(row) for row in frame.rows()).encode()
+        yield b"\n".join(v for c in frame.select(pl.col(pl.Binary)) for v in c if v is not None)
+    elif content.startswith(b"SQLite format 3\0"):
+        with sqlite3.connect(f"file:{path}?mode=ro", uri=True) as db:
+            yield "\n".join(db.iterdump()).encode()
+
+
+def leaks(root: Path) -> dict[str, set[str]]:
+    found: dict[str, set[str]] = {}
+    for path in sorted(p for p in root.rglob("*") if p.is_file()):
+        hits = found_in(str(path.relative_to(root)).encode()).union(*(found_in(part) for part in decoded(path)))
+        if hits:
+            found[str(path.relative_to(root))] = hits
+    return found
+
+
+@pytest.fixture(scope="module")
+def used(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which the system has run; captured output lies in it too."""
+    root = tmp_path_factory.mktemp("canary")
+    home = root / "home"
+    (home / "client_configs").mkdir(parents=True)
+    (home / "client_configs" / "contracts").symlink_to(REPO / "client_configs" / "contracts")
+    (home / "client_configs" / "acme.yaml").write_text("client_id: acme\nquality: {max_invalid_ratio: 1.0}\n")
+    (home / "client_configs" / "held.yaml").write_text("client_id: held\nquality: {on_breach: hold}\n")
+    landing = home / "input" / "raw"
+    landing.mkdir(parents=True)
+    for name, records in FILES.items():
+        lines = [HEADER, *records] if records is not None else [GOOD, GOOD]
+        (landing / name).write_bytes(("\n".join(lines) + "\n").encode())
+    (landing / "acme_20250109.csv").write_bytes(f"{HEADER}\n{GOOD}\n".encode() + GOOD.encode() + b",\xff\n")
+    (root / "dagster").mkdir()
+    (root / "dagster" / "dagster.yaml").write_text((REPO / "deploy" / "dagster.yaml").read_text())
+    env = os.environ | {
+        "HEALTHINGEST_HOME": str(home),
+        "HEALTHINGEST_KEYRING": str(root.parent / "canary-keys" / "k.json"),
+        "DAGSTER_HOME": str(root / "dagster"),
+        "DAGSTER_DISABLE_TELEMETRY": "1",
+        "HEALTHINGEST_DEBUG": "1",
+    }
+    bin_ = Path(sys.executable).parent
+    materialize = [
+        str(bin_ / "dagster"), "asset", "materialize", "-m", "healthingest.definitions",
+        "--select", "bronze_files,quarantine,silver,audit", "--partition",
+    ]  # fmt: skip
+    commands = [[*materialize, p] for p in ("acme|2025-01-06", "held|2025-01-06", "acme|2025-01-08")]
+    commands += [[str(bin_ / "healthingest"), *words] for words in (["ingest", "--all"], ["status"], ["doctor"])]
+    exits = []
+    for number, command in enumerate(commands):
+        done = subprocess.run(command, env=env, cwd=root, capture_output=True)
+        (root / f"{number}.out").write_bytes(done.stdout + b"\n" + done.stderr)
+        exits.append(done.returncode)
+    assert exits[:3] == [0, 1, 1], "the good partition succeeds, the held and the failed one do not"
+    assert exits[3] == 1, "a held, a failed and an unroutable file are findings"
+    return root
+
+
+def test_no_value_of_any_member_is_left_behind(used: Path) -> None:
+    assert (used / "home" / "output" / "silver" / "_delta_log").is_dir()
+    assert len(list((used / "dagster").rglob("*.db"))) >= 3
+    (used / "home" / "input").rename(used.parent / "canary-input")  # the landing zone holds them, of course
+    assert found_in((used.parent / "canary-input" / "raw" / "acme_20250106.csv").read_bytes()) >= {"Zqxfirst", "zqxbad"}
+
+    assert leaks(used) == {}
+
+
+def test_every_file_got_its_audit_row(used: Path) -> None:
+    files = sorted((used / "home" / "output" / "checkpoint" / "audit").rglob("part-*.parquet"))
+    rows = pl.concat([pl.read_parquet(f, glob=False).select("file_name", "status") for f in files])
+    assert dict(rows.rows()) == {
+        "acme_20250106.csv": "succeeded",
+        "acme_20250107.csv": "succeeded",
+        "acme_20250108.csv": "failed",
+        "acme_20250109.csv": "succeeded",
+        "held_20250106.csv": "held",
+        "nobody_20250106.csv": "unroutable",
+    }
+
+
+@pytest.mark.parametrize("how", ["plain", "base64", "hex", "parquet", "sqlite", "file name"])
+def test_the_search_finds_a_planted_leak(tmp_path: Path, how: str) -> None:
+    text = "member Zqxlast failed"
+    if how == "plain":
+        (tmp_path / "run.log").write_text(text)
+    elif how == "base64":
+        (tmp_path / "run.log").write_bytes(b"x " + base64.b64encode(text.encode()))
+    elif how == "hex":
+        (tmp_path / "run.log").write_text(text.encode().hex())
+    elif how == "parquet":
+        pl.DataFrame({"v": [text] * 3}).write_parquet(tmp_path / "part.parquet", compression="zstd")
+    elif how == "sqlite":
+        with sqlite3.connect(tmp_path / "runs.db") as db:
+            db.execute("create table t (v blob)")
+            db.execute("insert into t values (?)", (text.encode(),))
+    else:
+        (tmp_path / "Zqxlast.csv").touch()
+    assert [hits for hits in leaks(tmp_path).values()] == [{"Zqxlast"}]
