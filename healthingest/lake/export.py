@@ -3,7 +3,10 @@
 Silver is loaded first, then the vault: a vault row without its silver row says nothing, the other way round loses one.
 """
 
+import os
+import secrets
 from collections.abc import Sequence
+from pathlib import Path
 
 import polars as pl
 
@@ -60,3 +63,18 @@ def _operations(platform: Platform, snapshot: Snapshot, rows: pl.DataFrame) -> p
 def _value_columns(contract: Contract) -> list[str]:
     shown = [c.name for c in contract.columns if c.policy.keep or c.policy.vault]
     return [*shown, *contract.derived]
+
+
+def write_private(frame: pl.DataFrame, target: Path) -> None:
+    """Write an export as CSV or Parquet, by its suffix: readable by its owner only, and never half-written."""
+    temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
+    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    try:
+        with os.fdopen(fd, "wb") as file:
+            if target.suffix == ".csv":
+                frame.write_csv(file)
+            else:
+                frame.write_parquet(file)
+        temporary.replace(target)
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -77,7 +77,7 @@ def standardize(rows: pl.DataFrame, client: Client) -> pl.DataFrame:
 
 
 def clean(values: pl.Series, nothing: Sequence[str] = ("",)) -> pl.Series:
-    """Drop what is invisible, trim, collapse white space to single blanks, compose (NFC); what then reads as one of `nothing` becomes null.
+    """Drop what is invisible, trim, collapse white space, compose (NFC); what then reads as `nothing` becomes null.
 
     Passes over the text are made only where some value needs them: most columns are plain ASCII.
     """

@@ -151,14 +151,10 @@ def test_an_invalid_byte_in_a_malformed_record_rejects_that_record_alone(capfd: 
     assert capfd.readouterr() == ("", "")
 
 
-def test_an_invalid_byte_in_the_clients_own_encoding_rejects_its_record_alone() -> None:
-    client = plain_client(source={"encoding": "cp1252"})
-    data = (
-        csv_of(line("M1", first_name="José"), line("M2", first_name="Zo\x81")).encode("cp1252", "surrogateescape")
-        if False
-        else csv_of(line("M1", first_name="José"), line("M2", first_name="ZoX")).encode("cp1252")
-    )
-    result = check(data.replace(b"ZoX", b"Zo\x81"), client)
+@pytest.mark.parametrize("encoding", ["cp1252", ["utf-8", "cp1252"]])
+def test_an_invalid_byte_in_the_clients_own_encoding_rejects_its_record_alone(encoding: str | list[str]) -> None:
+    data = csv_of(line("M1", first_name="José"), line("M2", first_name="ZoX")).encode("cp1252")
+    result = check(data.replace(b"ZoX", b"Zo\x81"), plain_client(source={"encoding": encoding}))
     assert result.accepted[1]["first_name"] == "José"
     assert result.reasons == {2: {("first_name", "encoding", "encoding")}}
 
@@ -170,16 +166,13 @@ def test_what_is_sealed_of_an_undecodable_record_keeps_the_clients_delimiter() -
 
 
 def test_the_raw_bytes_of_a_swallowed_record_survive_an_undecodable_neighbour() -> None:
-    swallowed = (
-        line("M1", address='"12 Main').encode("utf-8") + b"\n" + line("M2", first_name="Zoë", city='Rome"').encode()
-    )
-    data = (
-        csv_of().encode() + swallowed + b"\n" + line("M3", first_name="X").encode().replace(b",X,", b",\xff,") + b"\n"
-    )
+    good, stray, closing = line("M1"), line("M2", address='"12 Main'), line("M3", first_name="Zoë", last_name='X"')
+    swallowed = f"{stray}\n{closing.split('X')[0]}" + 'X",Boston,MA,02139,,\n'
+    data = csv_of(good).encode() + swallowed.encode() + line("M4", first_name="?").encode().replace(b"?", b"\xff")
     result = check(data)
-    assert rules(result, 1) == {"swallowed_records"}
-    assert "Zoë".encode() in result.raw[1]
-    assert rules(result, 2) == {"encoding"}
+    assert rules(result, 2) == {"swallowed_records"}
+    assert "Zoë".encode() in result.raw[2]
+    assert rules(result, 3) == {"encoding"}
 
 
 @pytest.mark.parametrize(
@@ -206,8 +199,8 @@ def test_a_control_character_is_found_in_every_column_of_the_contract() -> None:
 def test_an_embedded_line_end_is_legal_and_becomes_a_blank(end: str) -> None:
     result = check(csv_of(line("M1", address=f'"12 Main St{end}{end}Apt 3"'), line("M2"), end=end))
     assert result.accepted[1]["address"] == "12 Main St Apt 3"
-    assert (result.counts.records, result.counts.record_lines, result.counts.physical_lines) == (2, 3, 5)
-    assert result.counts.blank_lines == 1
+    assert (result.counts.records, result.counts.record_lines, result.counts.physical_lines) == (2, 4, 5)
+    assert result.counts.blank_lines == 0  # the one inside the field belongs to its record
 
 
 @pytest.mark.parametrize(
@@ -359,20 +352,38 @@ def test_an_unknown_column_is_read_over_or_refused_as_the_client_says() -> None:
 
 
 def test_a_stray_quote_that_swallows_records_rejects_their_whole_span() -> None:
-    lines = [line("M1"), line("M2", address='"12 Main'), line("M3"), line("M4", city='Rome"'), line("M5")]
-    result = check(csv_of(*lines))
-    assert result.reasons.keys() == {2}
+    closing = 'M4,Ada,Lovelace,1980-12-10,F,12 Main",Boston,MA,02139,,'
+    result = check(csv_of(line("M1"), line("M2", address='"12 Main'), line("M3"), closing, line("M5")))
+    assert result.reasons == {2: {(None, "too_few_fields", "malformed")}}
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_swallowed_records_are_found_also_where_the_fields_still_number_right(end: str) -> None:
+    span = [line("M2", address='"12 Main').rsplit(",", 5)[0], line("M3"), 'end",Boston,MA,02139,,']
+    result = check(csv_of(line("M1"), *span, line("M5"), end=end))
+    assert result.reasons == {2: {(None, "swallowed_records", "swallowed_records")}}
     assert sorted(row["member_id"] for row in result.accepted.values()) == ["M1", "M5"]
     assert b"M3" in result.raw[2]
     assert result.counts.record_lines == 5
 
 
-def test_an_unterminated_quote_rejects_the_tail_as_one_span() -> None:
-    result = check(csv_of(line("M1"), line("M2", address='"12 Main'), line("M3"), line("M4")))
+@pytest.mark.parametrize("last_end", ["\n", "", "\r\n", "\n\n"])
+def test_an_unterminated_quote_rejects_the_tail_as_one_span(last_end: str) -> None:
+    lines = [line("M1"), line("M2", address='"12 Main'), line("M3"), line("M4")]
+    result = check(csv_of(*lines)[:-1] + last_end)
     assert sorted(result.accepted) == [1]
-    assert sorted(result.reasons) == [2]
-    assert b"M4" in result.raw[2]
-    assert result.counts.record_lines == 4
+    assert result.reasons == {2: {(None, "unterminated_quote", "malformed")}}
+    assert result.raw[2].decode() == "\n".join(lines[1:]) + last_end
+    assert result.counts.records == 2
+
+
+@pytest.mark.parametrize("last_end", ["\n", "", "\r\n", "\r", "\n\n"])
+def test_a_quote_left_open_in_the_very_last_field_is_no_value(last_end: str) -> None:
+    last = line("M2", email='"ada@example.com')
+    result = check(csv_of(line("M1"), last)[:-1] + last_end)
+    assert result.reasons == {2: {(None, "unterminated_quote", "malformed")}}
+    assert result.raw[2].decode() == last + last_end
+    assert sorted(result.accepted) == [1]
 
 
 def test_a_record_over_the_parsers_block_fails_the_delivery_not_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -393,6 +404,8 @@ SPECTRUM = DATA / "csv_spectrum"
 def test_the_csv_spectrum_parses_as_its_json_says(name: str) -> None:
     data = (SPECTRUM / "csvs" / f"{name}.csv").read_bytes()
     expected = json.loads((SPECTRUM / "json" / f"{name}.json").read_text("utf-8"))
+    if name == "location_coordinates":  # its JSON is one object, with another phone number than its CSV
+        expected = [expected | {"Contact Phone Number": "2095257564"}]
     columns = ["member_id", *(f"c_{n}" for n in range(len(expected[0]) - 1))]
     contract = Contract.model_validate(
         {
@@ -407,7 +420,8 @@ def test_the_csv_spectrum_parses_as_its_json_says(name: str) -> None:
     config = ClientConfig.model_validate({"client_id": "s", "columns": dict(zip(expected[0], columns, strict=True))})
     batches = list(reader_of(data, Client("s", config, contract)))
     rows = pl.concat([batch.rows for batch in batches]).select(columns).fill_null("").rows()
-    assert rows == [tuple(record.values()) for record in expected]
+    plain = [tuple(cell.replace("\r\n", "\n") for cell in row) for row in rows]  # as the JSON has them
+    assert plain == [tuple(record.values()) for record in expected]
     assert sum(batch.rejected.height for batch in batches) == 0
 
 
@@ -615,7 +629,7 @@ def test_all_reasons_of_a_record_are_listed() -> None:
 
 
 def test_every_required_column_is_required() -> None:
-    result = check(csv_of(*(line("M1", **{column: ""}) for column in ("member_id", "first_name", "last_name", "dob"))))
+    result = check(csv_of(line(""), *(line("M1", **{column: ""}) for column in ("first_name", "last_name", "dob"))))
     assert [rules(result, n) for n in (1, 2, 3, 4)] == [
         {"member_id.required"}, {"first_name.required"}, {"last_name.required"}, {"dob.required"},
     ]  # fmt: skip

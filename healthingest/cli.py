@@ -1,0 +1,380 @@
+"""The `healthingest` command: every command readable for people, `--json` for programs, one line for an error.
+
+What belongs here: arguments, tables, exit codes (0 success, 1 a finding or failure, 2 wrong usage). Not: the work.
+Imports are made where they are used, so that `--help` answers at once.
+"""
+
+import json
+import os
+import resource
+import sys
+from collections.abc import Callable
+from datetime import date, datetime
+from enum import StrEnum
+from functools import wraps
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn, ParamSpec
+
+import typer
+
+from healthingest.errors import HealthingestError, UsageError, scrubbed
+
+if TYPE_CHECKING:
+    from healthingest.model import Outcome
+    from healthingest.platform import Platform
+
+P = ParamSpec("P")
+app = typer.Typer(
+    help="Member files in, one protected and fully accounted silver table out.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+)
+keys_app = typer.Typer(help="The keyring: make it, look at it. Key material is never shown.", no_args_is_help=True)
+app.add_typer(keys_app, name="keys")
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
+
+
+class Profile(StrEnum):
+    """What an export shows."""
+
+    operations = "operations"
+
+
+def main() -> None:
+    """Run the command with nobody else able to read what it writes, and no core dump of what it holds."""
+    os.umask(0o077)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    app()
+
+
+def command(name: str, on: typer.Typer = app) -> Callable[[Callable[P, int]], Callable[P, None]]:
+    """Register a function that returns an exit code, its errors turned into one line."""
+
+    def register(function: Callable[P, int]) -> Callable[P, None]:
+        @wraps(function)
+        def run(*args: P.args, **kwargs: P.kwargs) -> None:
+            try:
+                code = function(*args, **kwargs)
+            except UsageError as error:
+                _fail(str(error), 2)
+            except HealthingestError as error:
+                _fail(str(error), 1)
+            except BrokenPipeError:
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+                code = 1
+            except OSError as error:
+                _fail(f"{error.strerror or 'The system refused'}: {error.filename or 'no file named'}.", 1)
+            except Exception as error:  # noqa: BLE001 - its text may hold a record's values
+                _fail(scrubbed(error), 1)
+            raise typer.Exit(code)
+
+        on.command(name)(run)
+        return run
+
+    return register
+
+
+def _fail(sentence: str, code: int) -> NoReturn:
+    typer.echo(f"healthingest: {sentence}", err=True)
+    raise typer.Exit(code)
+
+
+# --- ingest ------------------------------------------------------------------------------------------------------
+
+
+@command("ingest")
+def ingest_command(
+    files: Annotated[list[str] | None, typer.Argument(help="Paths, or names in the landing zone.")] = None,
+    all_: Annotated[bool, typer.Option("--all", help="Everything that has landed.")] = False,
+    as_json: Json = False,
+) -> int:
+    """Bring files to silver without the Dagster daemon; same path, same result.
+
+    Example: healthingest ingest acme_20250106.csv
+    """
+    if bool(files) == all_:
+        raise UsageError("Name files to ingest, or say --all.")
+    from healthingest.platform import Platform
+
+    platform = Platform.open()
+    outcomes, problems = _ingest_paths(platform, _landed(platform) if all_ else _named(platform, files or []))
+    _report(platform, outcomes)
+    if as_json:
+        _print_json({"files": [_outcome_row(o) for o in outcomes] + problems})
+    else:
+        _print_outcomes(outcomes, problems, platform)
+    broken = bool(platform.clients.problems) and all_
+    return 1 if problems or broken or any(o.status != "succeeded" for o in outcomes) else 0
+
+
+def _landed(platform: "Platform") -> list[Path]:
+    from healthingest.landing.discovery import list_landing
+
+    return [landed.path for landed in list_landing(platform.places.landing)]
+
+
+def _named(platform: "Platform", files: list[str]) -> list[Path]:
+    paths = []
+    for name in files:
+        path = Path(name)
+        path = path if path.exists() else platform.places.landing / name
+        if not path.is_file():
+            raise UsageError(f"There is no file {name!r}, here or in {platform.places.landing}.")
+        paths.append(path)
+    return paths
+
+
+def _ingest_paths(platform: "Platform", paths: list[Path]) -> "tuple[list[Outcome], list[dict[str, Any]]]":
+    """Ingest in the order of the sequence, with a progress bar where a person is watching."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    from healthingest.errors import UnroutableError
+    from healthingest.ingest import ingest, record_unroutable, register
+    from healthingest.landing.discovery import look, settle
+
+    complete = {f.path for f in settle([f for f in map(look, paths) if f is not None])}
+    outcomes, problems = [], []
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as progress:
+        task = progress.add_task("ingest", total=len(paths))
+        for path in sorted(paths, key=lambda p: _order(platform, p)):
+            progress.update(task, description=path.name)
+            if path not in complete:
+                problems.append(_problem(path, "waiting", "The file is still being written, or is hidden or a link."))
+            else:
+                try:
+                    delivery = register(platform, path)
+                    outcomes.append(ingest(platform, delivery, run_id=f"cli-{os.getpid()}", on_stage=None))
+                except UnroutableError as error:
+                    record_unroutable(platform, path, error, run_id=f"cli-{os.getpid()}")
+                    problems.append(_problem(path, "unroutable", str(error)))
+            progress.advance(task)
+    return outcomes, problems
+
+
+def _order(platform: "Platform", path: Path) -> tuple[str, str, str, str]:
+    from healthingest.errors import UnroutableError
+
+    try:
+        name = platform.route(path.name)
+    except UnroutableError:
+        return "", "", "", path.name
+    return name.client_id, name.creation_date.isoformat(), name.suffix, path.name
+
+
+def _problem(path: Path, status: str, message: str) -> dict[str, Any]:
+    return {"file": path.name, "status": status, "message": message}
+
+
+def _report(platform: "Platform", outcomes: "list[Outcome]") -> None:
+    """Tell Dagster, where there is one; the ingest itself is done by then and must not be lost."""
+    if not os.environ.get("DAGSTER_HOME") or not outcomes:
+        return
+    os.environ.setdefault("DAGSTER_DISABLE_TELEMETRY", "1")
+    try:
+        from healthingest.orchestration.report import report_to_home
+
+        report_to_home(platform, outcomes)
+    except Exception as error:  # noqa: BLE001 - whatever Dagster's storage raises
+        typer.echo(
+            f"healthingest: Dagster was not told of this ({type(error).__name__}); check DAGSTER_HOME.", err=True
+        )
+
+
+# --- status ------------------------------------------------------------------------------------------------------
+
+
+@command("status")
+def status_command(
+    wait: Annotated[float, typer.Option(help="Wait up to so many seconds until every landed file is decided.")] = 0,
+    as_json: Json = False,
+) -> int:
+    """What has landed, what became of it, and when each client delivered last.
+
+    Example: healthingest status --wait 60
+    """
+    from healthingest.platform import Platform
+    from healthingest.status import wait_until_decided
+
+    platform = Platform.open()
+    state, decided = wait_until_decided(platform, wait)
+    if as_json:
+        _print_json(state)
+    else:
+        _print_status(state)
+    if wait and not decided:
+        typer.echo(f"healthingest: Not every landed file was decided within {wait:g} s.", err=True)
+        return 1
+    return 1 if state["problems"] else 0
+
+
+# --- export ------------------------------------------------------------------------------------------------------
+
+
+@command("export")
+def export_command(
+    out: Annotated[Path, typer.Option(help="File to write: .csv or .parquet. Mode 0600.")],
+    profile: Annotated[Profile, typer.Option(help="What it shows.")] = Profile.operations,
+    client: Annotated[list[str] | None, typer.Option(help="Only this client; may be given again.")] = None,
+    as_json: Json = False,
+) -> int:
+    """Write current members with their values, for those who hold the keys.
+
+    Example: healthingest export --profile operations --out members.csv --client acme
+    """
+    from healthingest.lake.export import export_frame, write_private
+    from healthingest.platform import Platform
+
+    if out.suffix not in {".csv", ".parquet"}:
+        raise UsageError("--out must end in .csv or .parquet.")
+    frame = export_frame(Platform.open(), profile=profile.value, clients=client)
+    write_private(frame, out)
+    if as_json:
+        _print_json({"file": str(out), "members": frame.height, "columns": frame.columns, "profile": profile.value})
+    else:
+        typer.echo(f"{frame.height} members written to {out}.")
+    return 0
+
+
+# --- keys --------------------------------------------------------------------------------------------------------
+
+
+@command("init", keys_app)
+def keys_init_command(as_json: Json = False) -> int:
+    """Make the keyring, once. Back it up: without it the protected values cannot be read.
+
+    Example: HEALTHINGEST_ENV=prod healthingest keys init
+    """
+    from healthingest.places import Places
+    from healthingest.privacy.keyring import init_keyring
+
+    path = init_keyring(Places.from_env())
+    if as_json:
+        _print_json({"path": str(path)})
+    else:
+        typer.echo(f"A keyring was made at {path}. Back it up now, apart from the data.")
+    return 0
+
+
+@command("status", keys_app)
+def keys_status_command(as_json: Json = False) -> int:
+    """Where the keyring is, its id, its age and what it can open.
+
+    Example: healthingest keys status --json
+    """
+    from healthingest.places import Places
+    from healthingest.privacy.keyring import keyring_status
+
+    state = keyring_status(Places.from_env())
+    if as_json:
+        _print_json(state)
+    else:
+        for name, value in state.items():
+            typer.echo(f"{name:14} {', '.join(value) if isinstance(value, list) else value}")
+    return 1 if state["missing"] else 0
+
+
+# --- doctor ------------------------------------------------------------------------------------------------------
+
+
+@command("doctor")
+def doctor_command(as_json: Json = False) -> int:
+    """Look at everything that must be right, and say what to do where it is not.
+
+    Example: healthingest doctor
+    """
+    from healthingest.doctor import examine
+
+    findings = examine()
+    if as_json:
+        _print_json({"findings": [finding._asdict() for finding in findings]})
+    else:
+        marks = {"ok": "green", "warn": "yellow", "fail": "red"}
+        rows = [[f"[{marks[f.state]}]{f.state}[/]", f.subject, f.text] for f in findings]
+        _print_table("", ["", "what", "finding"], rows)
+    return 1 if any(finding.state == "fail" for finding in findings) else 0
+
+
+# --- printing ----------------------------------------------------------------------------------------------------
+
+
+def _outcome_row(outcome: "Outcome") -> dict[str, Any]:
+    delivery = outcome.delivery
+    return {
+        "file": delivery.file_name,
+        "file_id": delivery.file_id,
+        "client_id": delivery.client_id,
+        "creation_date": delivery.creation_date,
+        "status": outcome.status,
+        "fresh": outcome.fresh,
+        **outcome.counts.as_dict(),
+        "invalid_ratio": outcome.counts.invalid_ratio,
+        "silver_version": outcome.silver_version,
+        "error_kind": outcome.error_kind,
+        "message": outcome.message,
+        "seconds": {stage: round(seconds, 4) for stage, seconds in outcome.stages.items()},
+    }
+
+
+def _print_outcomes(outcomes: "list[Outcome]", problems: list[dict[str, Any]], platform: "Platform") -> None:
+    shown = ["records", "accepted", "rejected", "inserted", "updated", "unchanged", "stale", "duplicates"]
+    colours = {"succeeded": "green", "held": "yellow", "failed": "red"}
+    rows = [
+        [
+            o.delivery.file_name,
+            *(str(o.counts.as_dict()[name]) for name in shown),
+            f"[{colours[o.status]}]{o.status}[/]",
+        ]
+        for o in outcomes
+    ]
+    rows += [[p["file"], *([""] * len(shown)), f"[red]{p['status']}[/]"] for p in problems]
+    if not rows:
+        typer.echo(f"Nothing has landed in {platform.places.landing}.")
+        return
+    _print_table("", ["file", *shown, "status"], rows)
+    for name, message in [(o.delivery.file_name, o.message) for o in outcomes] + [
+        (p["file"], p["message"]) for p in problems
+    ]:
+        if message:
+            typer.echo(f"{name}: {message}")
+    for problem in platform.clients.problems:
+        typer.echo(f"{problem}")
+    if outcomes and not any(o.fresh for o in outcomes):
+        typer.echo("All of this had been ingested before; nothing was changed.")
+
+
+def _print_status(state: dict[str, Any]) -> None:
+    files = [[f["file"], f["state"], f["message"] or ""] for f in state["landing"]]
+    _print_table("landing zone", ["file", "state", ""], files)
+    clients = [
+        [c["client_id"], c["last_file"] or "never", c["last_delivery"] or "", c["late"] or "", str(c["members"])]
+        for c in state["clients"]
+    ]
+    _print_table("clients", ["client", "last file", "taken at (UTC)", "late", "members"], clients)
+    for problem in state["problems"]:
+        typer.echo(problem)
+
+
+def _print_table(title: str, header: list[str], rows: list[list[str]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=title or None, title_justify="left")
+    for number, name in enumerate(header):
+        numeric = bool(rows) and number > 0 and all(not r[number] or r[number].isdigit() for r in rows)
+        table.add_column(name, justify="right" if numeric else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*row)
+    console = Console()
+    console.width = console.width if console.is_terminal else 160
+    console.print(table)
+
+
+def _print_json(value: object) -> None:
+    def plain(item: object) -> str:
+        return item.isoformat() if isinstance(item, (date, datetime)) else str(item)
+
+    typer.echo(json.dumps(value, default=plain, indent=1))

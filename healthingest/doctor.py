@@ -1,0 +1,120 @@
+"""`healthingest doctor`: looks at everything that must be right on this machine, and changes nothing."""
+
+import os
+import sys
+from collections.abc import Callable, Iterator
+from importlib.metadata import version
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from healthingest.errors import HealthingestError, scrubbed
+from healthingest.places import Places
+
+#: Versions that the design rests on; others are known to lose or leak data.
+_PINNED = {"deltalake": "1.6.3", "dagster": "1.13.27"}
+
+
+class Finding(NamedTuple):
+    """One thing that was looked at."""
+
+    state: Literal["ok", "warn", "fail"]
+    subject: str
+    text: str
+
+
+def examine(places: Places | None = None) -> list[Finding]:
+    """Look at versions, places, keyring, configs, tables, validation backend and Dagster's home, in that order."""
+    try:
+        places = places or Places.from_env()
+    except HealthingestError as error:
+        return [Finding("fail", "environment", str(error))]
+    return [finding for look in _LOOKS for finding in _safely(look, places)]
+
+
+def _safely(look: Callable[[Places], Iterator[Finding]], places: Places) -> list[Finding]:
+    try:
+        return list(look(places))
+    except HealthingestError as error:
+        return [Finding("fail", look.__name__.strip("_"), str(error))]
+    except Exception as error:  # noqa: BLE001 - a broken part must not hide the others
+        return [Finding("fail", look.__name__.strip("_"), scrubbed(error))]
+
+
+def _versions(_: Places) -> Iterator[Finding]:
+    running = ".".join(map(str, sys.version_info[:3]))
+    yield Finding("ok" if sys.version_info >= (3, 11) else "fail", "python", f"{running}; 3.11 or later is needed")
+    for package, wanted in _PINNED.items():
+        have = version(package)
+        text = have if have == wanted else f"{have} is installed; install {wanted}, other versions are not safe here"
+        yield Finding("ok" if have == wanted else "fail", package, text)
+
+
+def _folders(places: Places) -> Iterator[Finding]:
+    for name, folder in (("configs", places.configs), ("landing zone", places.landing), ("output", places.output)):
+        if not folder.is_dir():
+            missing = "is missing; it is made at the first ingest" if name == "output" else "is missing; make it"
+            yield Finding("warn" if name == "output" else "fail", name, f"{folder} {missing}")
+        elif name == "output" and not os.access(folder, os.W_OK):
+            yield Finding("fail", name, f"{folder} cannot be written; change its owner")
+        elif name == "output" and folder.stat().st_mode & 0o077:
+            yield Finding("warn", name, f"{folder} is open to other users; run: chmod 700 {folder}")
+        else:
+            yield Finding("ok", name, str(folder))
+
+
+def _keyring(places: Places) -> Iterator[Finding]:
+    from healthingest.privacy.keyring import keyring_status
+
+    if not places.keyring.exists() and places.env == "dev" and not (places.output / "silver").exists():
+        yield Finding("warn", "keyring", f"{places.keyring} does not exist yet; the first ingest makes it")
+        return
+    state = keyring_status(places)
+    if state["missing"]:
+        yield Finding("warn", "keyring", f"{places.keyring} cannot open: {', '.join(state['missing'])}")
+    else:
+        yield Finding("ok", "keyring", f"{places.keyring}, id {state['keyring_id']}, mode {state['mode']}")
+
+
+def _clients(places: Places) -> Iterator[Finding]:
+    from healthingest.contracts.clients import load_clients
+
+    clients = load_clients(places)
+    for problem in clients.problems:
+        yield Finding("fail", "client config", str(problem))
+    text = ", ".join(clients.active) or f"none; add a YAML to {places.configs}"
+    yield Finding("ok" if clients.active else "warn", "active clients", text)
+
+
+def _tables(places: Places) -> Iterator[Finding]:
+    from healthingest.lake.audit import Audit
+    from healthingest.lake.quarantine import Quarantine
+    from healthingest.lake.sightings import Sightings
+    from healthingest.lake.silver import Silver
+
+    for table in (t.at(places.output) for t in (Silver, Quarantine, Sightings, Audit)):
+        number = table.version()
+        yield Finding("ok", f"table {table.path.name}", "not yet made" if number is None else f"version {number}")
+
+
+def _validation(_: Places) -> Iterator[Finding]:
+    import pandera.polars as pa
+    import polars as pl
+
+    backend = type(pa.DataFrameSchema().get_backend(pl.DataFrame())).__module__
+    if backend == "pandera.backends.polars.container":
+        yield Finding("ok", "validation", "pandera's native polars backend")
+    else:
+        yield Finding("fail", "validation", f"pandera uses {backend}; unset PANDERA_USE_NARWHALS_BACKEND")
+
+
+def _dagster_home(_: Places) -> Iterator[Finding]:
+    home = os.environ.get("DAGSTER_HOME")
+    if not home:
+        yield Finding("warn", "DAGSTER_HOME", "not set; commands work, but Dagster keeps no history of them")
+    elif not (Path(home) / "dagster.yaml").is_file():
+        yield Finding("warn", "DAGSTER_HOME", f"{home} has no dagster.yaml; copy deploy/dagster.yaml there")
+    else:
+        yield Finding("ok", "DAGSTER_HOME", home)
+
+
+_LOOKS = (_versions, _folders, _keyring, _clients, _tables, _validation, _dagster_home)

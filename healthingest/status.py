@@ -1,0 +1,63 @@
+"""What a person on call asks first: what lies in the landing zone, what became of it, who is late."""
+
+import time
+from datetime import UTC, datetime
+from typing import Any
+
+import polars as pl
+
+from healthingest.errors import UnroutableError
+from healthingest.landing.discovery import Landed, list_landing
+from healthingest.platform import Platform
+
+_POLL_SECONDS = 1.0
+
+
+def current(platform: Platform) -> dict[str, Any]:
+    """The state as plain values: `landing` (file, state, message), `clients`, `problems` (sentences)."""
+    audit = platform.lake.audit.frame()
+    return {
+        "landing": [_landed(platform, audit, f) for f in list_landing(platform.places.landing)],
+        "clients": [_client(platform, audit, client_id) for client_id in platform.clients.active],
+        "problems": [str(problem) for problem in platform.clients.problems],
+    }
+
+
+def wait_until_decided(platform: Platform, seconds: float) -> tuple[dict[str, Any], bool]:
+    """Poll until no landed file is open, at most so long; the state, and whether that came about."""
+    deadline = time.monotonic() + seconds
+    while True:
+        state = current(platform)
+        decided = all(f["state"] != "waiting" for f in state["landing"])
+        if decided or time.monotonic() >= deadline:
+            return state, decided
+        time.sleep(_POLL_SECONDS)
+
+
+def _landed(platform: Platform, audit: pl.DataFrame, landed: Landed) -> dict[str, Any]:
+    try:
+        platform.route(landed.name)
+        file_id = platform.file_id(landed.path)
+    except UnroutableError as error:
+        return {"file": landed.name, "state": "unroutable", "message": str(error)}
+    rows = audit.filter(pl.col("file_id") == file_id).to_dicts()
+    if not rows or rows[0]["status"] == "unroutable":
+        return {"file": landed.name, "state": "waiting", "message": None}
+    return {"file": landed.name, "state": rows[0]["status"], "message": rows[0]["message"]}
+
+
+def _client(platform: Platform, audit: pl.DataFrame, client_id: str) -> dict[str, Any]:
+    freshness = platform.clients.clients[client_id].config.freshness
+    taken = audit.filter((pl.col("client_id") == client_id) & (pl.col("status") == "succeeded")).sort("ingestion_time")
+    last = taken["ingestion_time"].max()
+    late = None
+    if isinstance(last, datetime):
+        over = datetime.now(UTC) - last - freshness.expect_every - freshness.grace
+        late = f"{over.total_seconds() / 3600:.1f} h" if over.total_seconds() > 0 else None
+    return {
+        "client_id": client_id,
+        "last_file": taken["file_name"][-1] if taken.height else None,
+        "last_delivery": last.isoformat(timespec="seconds") if isinstance(last, datetime) else None,
+        "late": late,
+        "members": platform.lake.silver.frame(["client_id"], pl.col("client_id") == client_id).height,
+    }
