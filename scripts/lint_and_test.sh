@@ -1,0 +1,16 @@
+#!/usr/bin/env bash
+# Sets everything up, lints, type-checks and tests. Further arguments go to pytest; --nightly adds the long tests.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+unset PYTHONDONTWRITEBYTECODE
+scripts/setup.sh --dev
+bin=${HEALTHINGEST_VENV:-.venv}/bin
+export DAGSTER_DISABLE_TELEMETRY=1
+if [[ ${1:-} == --nightly ]]; then
+  shift
+  export HEALTHINGEST_NIGHTLY=1
+fi
+"$bin/ruff" check .
+"$bin/ruff" format --check .
+"$bin/mypy"
+exec "$bin/python" -m pytest "$@"
