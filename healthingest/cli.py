@@ -33,6 +33,8 @@ app = typer.Typer(
 )
 keys_app = typer.Typer(help="The keyring: make it, look at it. Key material is never shown.", no_args_is_help=True)
 app.add_typer(keys_app, name="keys")
+#: Counts that tables of files show.
+_SHOWN = ("records", "accepted", "rejected", "inserted", "updated", "unchanged", "stale", "duplicates")
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
 
 
@@ -320,21 +322,20 @@ def _outcome_row(outcome: "Outcome") -> dict[str, Any]:
 
 
 def _print_outcomes(outcomes: "list[Outcome]", problems: list[dict[str, Any]], platform: "Platform") -> None:
-    shown = ["records", "accepted", "rejected", "inserted", "updated", "unchanged", "stale", "duplicates"]
     colours = {"succeeded": "green", "held": "yellow", "failed": "red"}
     rows = [
         [
             o.delivery.file_name,
-            *(str(o.counts.as_dict()[name]) for name in shown),
+            *(str(o.counts.as_dict()[name]) for name in _SHOWN),
             f"[{colours[o.status]}]{o.status}[/]",
         ]
         for o in outcomes
     ]
-    rows += [[p["file"], *([""] * len(shown)), f"[red]{p['status']}[/]"] for p in problems]
+    rows += [[p["file"], *([""] * len(_SHOWN)), f"[red]{p['status']}[/]"] for p in problems]
     if not rows:
         typer.echo(f"Nothing has landed in {platform.places.landing}.")
         return
-    _print_table("", ["file", *shown, "status"], rows)
+    _print_table("", ["file", *_SHOWN, "status"], rows)
     for name, message in [(o.delivery.file_name, o.message) for o in outcomes] + [
         (p["file"], p["message"]) for p in problems
     ]:
@@ -347,8 +348,11 @@ def _print_outcomes(outcomes: "list[Outcome]", problems: list[dict[str, Any]], p
 
 
 def _print_status(state: dict[str, Any]) -> None:
-    files = [[f["file"], f["state"], f["message"] or ""] for f in state["landing"]]
-    _print_table("landing zone", ["file", "state", ""], files)
+    files = [[f["file"], *(str(f.get(name, "")) for name in _SHOWN), f["state"]] for f in state["landing"]]
+    _print_table("landing zone", ["file", *_SHOWN, "state"], files)
+    for landed in state["landing"]:
+        if landed["message"]:
+            typer.echo(f"{landed['file']}: {landed['message']}")
     clients = [
         [c["client_id"], c["last_file"] or "never", c["last_delivery"] or "", c["late"] or "", str(c["members"])]
         for c in state["clients"]

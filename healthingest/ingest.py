@@ -22,6 +22,7 @@ from healthingest.lake.delta import retry
 from healthingest.lake.quarantine import rule_counts
 from healthingest.lake.sightings import sequence
 from healthingest.lake.silver import APPLIED, HELD, Snapshot, readable_columns
+from healthingest.landing.names import printable
 from healthingest.model import Counts, Delivery, Outcome, Status
 from healthingest.platform import Platform
 from healthingest.privacy import tokens
@@ -56,7 +57,7 @@ def record_unroutable(platform: Platform, path: Path, error: UnroutableError, *,
     file_id = platform.file_id(path)
     return platform.lake.audit.put_unroutable(
         file_id=file_id,
-        file_name=path.name,
+        file_name=printable(path.name),
         file_bytes=path.stat().st_size,
         message=str(error),
         run_id=run_id,

@@ -8,6 +8,8 @@ import polars as pl
 
 from healthingest.errors import UnroutableError
 from healthingest.landing.discovery import Landed, list_landing
+from healthingest.landing.names import printable
+from healthingest.model import Counts
 from healthingest.platform import Platform
 
 _POLL_SECONDS = 1.0
@@ -39,11 +41,12 @@ def _landed(platform: Platform, audit: pl.DataFrame, landed: Landed) -> dict[str
         platform.route(landed.name)
         file_id = platform.file_id(landed.path)
     except UnroutableError as error:
-        return {"file": landed.name, "state": "unroutable", "message": str(error)}
+        return {"file": printable(landed.name), "state": "unroutable", "message": str(error)}
     rows = audit.filter(pl.col("file_id") == file_id).to_dicts()
     if not rows or rows[0]["status"] == "unroutable":
-        return {"file": landed.name, "state": "waiting", "message": None}
-    return {"file": landed.name, "state": rows[0]["status"], "message": rows[0]["message"]}
+        return {"file": printable(landed.name), "state": "waiting", "message": None}
+    counts = {name: rows[0][name] for name in Counts.names()}
+    return {"file": printable(landed.name), "state": rows[0]["status"], "message": rows[0]["message"], **counts}
 
 
 def _client(platform: Platform, audit: pl.DataFrame, client_id: str) -> dict[str, Any]:

@@ -25,6 +25,12 @@ class FileName:
     suffix: str
 
 
+def printable(name: str) -> str:
+    """A file name as tables and people can take it: bytes that are no text and control characters as escapes."""
+    text = name.encode("utf-8", "backslashreplace").decode()
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
 def parse_file_name(name: str, client_ids: Collection[str], *, first_date: date, today: date) -> FileName:
     """Read a landed file's name.
 

@@ -125,8 +125,8 @@ def _register(platform: Platform, client_id: str, day: date, file_name: str | No
     taken = [d for d in taken if d.partition == (client_id, day.isoformat())]
     known = deliveries(platform, client_id, day) if not taken and file_name is None else []
     if not taken and not known:
-        where = file_name or f"a file of {client_id} for {day}"
-        raise UnroutableError(f"There is no {where} in the landing zone that is complete; drop it there and run again.")
+        what = file_name or f"A file of {client_id} for {day}"
+        raise UnroutableError(f"{what} is not in the landing zone, or not complete yet; drop it there and run again.")
     return taken or known
 
 
@@ -159,7 +159,7 @@ def _process_deliveries(
                 raise UnroutableError(
                     f"No delivery of {client_id} for {day} is in bronze; materialize bronze_files too."
                 )
-            outcomes = [ingest(platform, delivery, run_id=context.run_id) for delivery in found]
+            outcomes = [ingest(platform, delivery, run_id=context.run.run_id) for delivery in found]
         for outcome in outcomes:
             if outcome.fresh and outcome.status == "succeeded":
                 context.log_event(feed_event(outcome))

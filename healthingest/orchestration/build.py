@@ -11,7 +11,7 @@ from healthingest.errors import ConfigError
 from healthingest.orchestration.assets import feeds, pipeline_assets
 from healthingest.orchestration.partitions import partitions
 from healthingest.orchestration.schedules import delivery_watch
-from healthingest.orchestration.sensors import landing_zone_sensor
+from healthingest.orchestration.sensors import ingest_job, landing_zone_sensor
 from healthingest.places import Places
 from healthingest.platform import Platform
 
@@ -36,11 +36,13 @@ def build_defs(places: Places | None = None) -> dg.Definitions:
         keys = partitions(places, clients.active)
         assets = pipeline_assets(open_platform, keys, clients, _shown_contract(places, clients))
         watch_checks, schedules = delivery_watch(open_platform, clients)
+        job = ingest_job()
         return dg.Definitions(
             assets=[*dg.with_source_code_references(assets), *feeds(clients)],
             asset_checks=watch_checks,
             schedules=schedules,
-            sensors=[landing_zone_sensor(open_platform, keys, loaded, lambda: build_defs(places))],
+            sensors=[landing_zone_sensor(open_platform, keys, loaded, lambda: build_defs(places), job)],
+            jobs=[job],
             executor=dg.in_process_executor,
         )
 

@@ -5,19 +5,23 @@ Thin over `tick` and `landing.discovery`. It must survive any file: every key is
 
 import time
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import dagster as dg
 
 from healthingest.contracts.clients import fingerprint
-from healthingest.errors import UnroutableError
+from healthingest.errors import UnroutableError, scrubbed
 from healthingest.ingest import record_unroutable
 from healthingest.landing.discovery import Landed, list_landing, settle
-from healthingest.landing.names import FileName
+from healthingest.landing.names import FileName, printable
 from healthingest.orchestration.assets import FileConfig, OpenPlatform
 from healthingest.orchestration.partitions import partition_key
 from healthingest.orchestration.reload import reload_once
 from healthingest.orchestration.tick import SUBMITTED, UNROUTABLE, Plan, Seen, dump_seen, load_seen, new_files, plan
 from healthingest.platform import Platform
+
+if TYPE_CHECKING:
+    from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
 
 #: Dagster ends a tick after 60 s; digests of large files must leave room for the run requests.
 _DIGEST_SECONDS = 15.0
@@ -26,17 +30,24 @@ _RUNS_PER_TICK = 50
 _INTERVAL_SECONDS = 3
 
 
+def ingest_job() -> "UnresolvedAssetJobDefinition":
+    """The job that takes one partition's files from the landing zone to the audit table."""
+    selection = dg.AssetSelection.assets("bronze_files", "quarantine", "silver", "audit")
+    return dg.define_asset_job("ingest_delivery", selection, description="From the landing zone to the audit table.")
+
+
 def landing_zone_sensor(
     open_platform: OpenPlatform,
     partitions: dg.PartitionsDefinition,
     loaded_fingerprint: str,
     dry_run: Callable[[], object],
+    job: "UnresolvedAssetJobDefinition",
 ) -> dg.SensorDefinition:
     """Build the sensor for definitions that were loaded with configs of `loaded_fingerprint`."""
 
     @dg.sensor(
         name="landing_zone",
-        target=dg.AssetSelection.assets("bronze_files", "quarantine", "silver", "audit"),
+        job=job,
         minimum_interval_seconds=_INTERVAL_SECONDS,
         default_status=dg.DefaultSensorStatus.RUNNING,
         description="Starts one run per file that is complete in the landing zone and was not taken before.",
@@ -89,11 +100,11 @@ def _note_unroutable(platform: Platform, planned: Plan, seen: Seen) -> list[str]
     for landed, error in planned.unroutable:
         try:
             record_unroutable(platform, landed.path, error, run_id="")
-        except (UnroutableError, OSError):  # it vanished meanwhile, or cannot be read: look again at the next tick
-            remarks.append(f"{landed.name!r} cannot be read.")
+        except Exception as problem:  # noqa: BLE001 - one file must not stop the tick; it is looked at again
+            remarks.append(f"{printable(landed.name)}: {scrubbed(problem)}")
             continue
         seen[landed.name] = (landed.size, landed.changed_ns, UNROUTABLE)
-        remarks.append(f"{landed.name!r}: {error}")
+        remarks.append(f"{printable(landed.name)}: {error}")
     return remarks
 
 
@@ -108,7 +119,7 @@ def _requests(
             continue  # a client or day that these definitions do not know yet: the reload brings it
         try:
             ids[platform.file_id(landed.path)] = (landed, name)
-        except UnroutableError:
+        except UnroutableError:  # it vanished meanwhile; if it comes back, it is seen again
             continue
         if time.monotonic() > deadline:
             break

@@ -6,6 +6,7 @@ polars-hash takes the key as text and accepts an empty one, so a known-answer te
 
 import hashlib
 import hmac
+import os
 from collections.abc import Sequence
 from functools import cache
 
@@ -43,7 +44,7 @@ def content_hash(keyring: Keyring, client_id: str, frame: pl.DataFrame, columns:
 
 def file_id(keyring: Keyring, file_name: str, sha256: bytes) -> str:
     """Identity of a delivery, 32 hex digits; the same bytes under two names are two deliveries."""
-    return hmac.digest(keyring.derive("file"), file_name.encode() + b"\0" + sha256, hashlib.sha256).hex()[:DIGITS]
+    return hmac.digest(keyring.derive("file"), os.fsencode(file_name) + b"\0" + sha256, hashlib.sha256).hex()[:DIGITS]
 
 
 def content_hmac(keyring: Keyring, sha256: bytes) -> str:

@@ -50,17 +50,17 @@ class Chained(_Stream):
 
 
 class Followed(_Stream):
-    """A stream, then `tail`."""
+    """A stream, then `tail`, in reads that are full but for the last: the CSV parser takes each for a block."""
 
     def __init__(self, source: ByteSource, tail: bytes) -> None:
         self._source, self._tail = source, tail
 
     def read(self, size: int = -1) -> bytes:
         """Return the next bytes."""
-        if part := self._source.read(size):
-            return part + self.read() if size < 0 else part
-        part, self._tail = (self._tail, b"") if size < 0 else (self._tail[:size], self._tail[size:])
-        return part
+        part = self._source.read(size) if size < 0 else read_up_to(self._source, size)
+        room = len(self._tail) if size < 0 else size - len(part)
+        tail, self._tail = self._tail[:room], self._tail[room:]
+        return part + tail
 
 
 class HeldBack(_Stream):

@@ -166,9 +166,9 @@ def test_what_is_sealed_of_an_undecodable_record_keeps_the_clients_delimiter() -
 
 
 def test_the_raw_bytes_of_a_swallowed_record_survive_an_undecodable_neighbour() -> None:
-    good, stray, closing = line("M1"), line("M2", address='"12 Main'), line("M3", first_name="Zoë", last_name='X"')
-    swallowed = f"{stray}\n{closing.split('X')[0]}" + 'X",Boston,MA,02139,,\n'
-    data = csv_of(good).encode() + swallowed.encode() + line("M4", first_name="?").encode().replace(b"?", b"\xff")
+    closing = 'M3,Zoë,Lovelace,1980-12-10,F,12 Main",Boston,MA,02139,,'
+    undecodable = line("M4", first_name="?").encode().replace(b"?", b"\xff")
+    data = csv_of(line("M1"), line("M2", address='"12 Main'), closing).encode() + undecodable
     result = check(data)
     assert rules(result, 2) == {"swallowed_records"}
     assert "Zoë".encode() in result.raw[2]
@@ -352,8 +352,8 @@ def test_an_unknown_column_is_read_over_or_refused_as_the_client_says() -> None:
 
 
 def test_a_stray_quote_that_swallows_records_rejects_their_whole_span() -> None:
-    closing = 'M4,Ada,Lovelace,1980-12-10,F,12 Main",Boston,MA,02139,,'
-    result = check(csv_of(line("M1"), line("M2", address='"12 Main'), line("M3"), closing, line("M5")))
+    lines = [line("M1"), line("M2", address='"12 Main'), line("M3"), line("M4", city='Rome"'), line("M5")]
+    result = check(csv_of(*lines))
     assert result.reasons == {2: {(None, "too_few_fields", "malformed")}}
 
 
@@ -403,6 +403,8 @@ SPECTRUM = DATA / "csv_spectrum"
 ])  # fmt: skip
 def test_the_csv_spectrum_parses_as_its_json_says(name: str) -> None:
     data = (SPECTRUM / "csvs" / f"{name}.csv").read_bytes()
+    if name.endswith("_crlf"):  # git may have taken the carriage returns
+        data = data.replace(b"\r\n", b"\n").replace(b"\n", b"\r\n")
     expected = json.loads((SPECTRUM / "json" / f"{name}.json").read_text("utf-8"))
     if name == "location_coordinates":  # its JSON is one object, with another phone number than its CSV
         expected = [expected | {"Contact Phone Number": "2095257564"}]
@@ -420,8 +422,7 @@ def test_the_csv_spectrum_parses_as_its_json_says(name: str) -> None:
     config = ClientConfig.model_validate({"client_id": "s", "columns": dict(zip(expected[0], columns, strict=True))})
     batches = list(reader_of(data, Client("s", config, contract)))
     rows = pl.concat([batch.rows for batch in batches]).select(columns).fill_null("").rows()
-    plain = [tuple(cell.replace("\r\n", "\n") for cell in row) for row in rows]  # as the JSON has them
-    assert plain == [tuple(record.values()) for record in expected]
+    assert rows == [tuple(record.values()) for record in expected]
     assert sum(batch.rejected.height for batch in batches) == 0
 
 
@@ -469,7 +470,7 @@ _DAMAGE = st.tuples(
     st.sampled_from([["utf-8"], ["utf-8", "cp1252"], ["ascii"]]),
     st.sampled_from([1 << 20, 400]),
 )
-@settings(max_examples=250, deadline=None)
+@settings(max_examples=120, deadline=None)
 def test_every_line_is_accounted_for_whatever_the_damage(
     rows: list[list[str]], end: str, damage: list[tuple[str, float, bytes]], pack: str, encodings: list[str], block: int
 ) -> None:
