@@ -27,6 +27,8 @@ PURPOSES = (
 )  # fmt: skip
 #: File in the output folder that names the keyring its data was written with. Random, says nothing of the keys.
 ID_FILE = "keyring.id"
+#: Folders of the output that hold what only the right keyring can read or continue.
+_DATA = ("bronze", "checkpoint", "quarantine", "silver", "vault")
 _FORMAT = 1
 _KEY_BYTES = 32
 
@@ -178,7 +180,7 @@ def _remembered_id(places: Places) -> str | None:
         return (places.output / ID_FILE).read_text().strip()
     except FileNotFoundError:
         # Data without the note (a copy, a lost file) is not a fresh start: fail closed.
-        return "unknown" if (places.output / "silver").exists() else None
+        return "unknown" if any((places.output / folder).exists() for folder in _DATA) else None
 
 
 def _remember(places: Places, keyring: Keyring) -> None:
@@ -186,5 +188,8 @@ def _remember(places: Places, keyring: Keyring) -> None:
     if note.exists():
         return
     places.output.mkdir(parents=True, exist_ok=True, mode=0o700)
-    with contextlib.suppress(FileExistsError), note.open("x") as file:
-        file.write(keyring.keyring_id + "\n")
+    temporary = note.with_name(f".{ID_FILE}.{secrets.token_hex(4)}")
+    temporary.write_text(keyring.keyring_id + "\n")
+    with contextlib.suppress(FileExistsError):
+        os.link(temporary, note)  # appears whole or not at all: another first start may be reading it
+    temporary.unlink()

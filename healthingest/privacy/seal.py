@@ -40,7 +40,7 @@ def open_value(key: bytes, sealed: bytes, context: bytes) -> bytes:
     """
     try:
         return AESGCM(key).decrypt(sealed[:_NONCE], sealed[_NONCE:], context)
-    except InvalidTag:
+    except (InvalidTag, ValueError):  # the second where it is cut within its nonce
         raise KeyringError("A sealed record does not open: wrong keyring, or the record was changed.") from None
 
 
@@ -112,7 +112,10 @@ class SealedReader(io.RawIOBase):
 
     def _next(self) -> bytes:
         header = self._source.read(4)
-        sealed = self._source.read(struct.unpack("<I", header)[0]) if len(header) == 4 else b""  # noqa: PLR2004
+        size = struct.unpack("<I", header)[0] if len(header) == 4 else 0  # noqa: PLR2004
+        sealed = self._source.read(size)
+        if len(sealed) != size:
+            sealed = b""  # opens nowhere
         # The last chunk is told by its nonce; more data after a chunk says whether this one may be it.
         last = not self._source.read(1)
         if not last:

@@ -15,6 +15,7 @@ from healthingest.privacy.keyring import Keyring
 #: Columns that only serve to find a row; under the footer's key.
 FOOTER_COLUMNS = ("member_token", "_file_id")
 _MAGIC = b"PARE"
+_SMALLEST = 12  # bytes: both magics and the footer's length
 
 
 def write_encrypted(
@@ -59,7 +60,7 @@ def require_encrypted(path: Path) -> None:
     """
     with path.open("rb") as file:
         head = file.read(4)
-        file.seek(-4, 2)
+        file.seek(max(_SMALLEST, file.seek(0, 2)) - 4)
         if head != _MAGIC or file.read(4) != _MAGIC:
             raise KeyringError(
                 f"The vault file {path.name} is not encrypted as it must be; restore it from its backup."

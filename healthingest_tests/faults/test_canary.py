@@ -36,7 +36,7 @@ FILES = {
     # a second delivery changes a member, so that the merge and the change feed see values
     "acme_20250107.csv": [GOOD.replace("F,77", "M,78")],
     # held: over its threshold
-    "held_20250106.csv": [GOOD, GOOD.replace("ID01", "")],
+    "held_20250106.csv": [GOOD, GOOD.replace("ZQXID01", "")],
     # a file without a header: its first record stands where names are expected
     "acme_20250108.csv": None,
     # a client nobody knows

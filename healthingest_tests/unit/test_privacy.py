@@ -348,7 +348,7 @@ def test_a_sealed_file_that_was_changed_in_any_way_does_not_open() -> None:
 # --- vault files ----------------------------------------------------------------------------------------------
 
 GROUPS = {"last_name": "identity", "email": "contact"}
-ROWS = pl.DataFrame({"member_token": ["t1", "t2"], "_file_id": ["f", "f"], "last_name": ["SECRETNAME", None],
+ROWS = pl.DataFrame({"member_token": ["token-of-one", "token-of-two"], "_file_id": ["f", "f"], "last_name": ["SECRETNAME", None],
                      "email": [None, "secret@example.org"]})  # fmt: skip
 
 
@@ -366,7 +366,7 @@ def scan(path: Path, keyring: Keyring, client: str = "acme", name: str = "part.p
 def test_a_vault_file_opens_with_all_keys_and_shows_nothing_without(part: Path, keyring: Keyring) -> None:
     assert scan(part, keyring).equals(ROWS)
     raw = part.read_bytes()
-    for text in (b"SECRETNAME", b"secret@example.org", b"last_name", b"email", b"t1"):
+    for text in (b"SECRETNAME", b"secret@example.org", b"last_name", b"email", b"token-of-one"):
         assert text not in raw
     with pytest.raises(Exception, match=r"."):
         pl.read_parquet(part)
