@@ -123,11 +123,15 @@ def _register(platform: Platform, client_id: str, day: date, file_name: str | No
         wanted = [f for f in landed if _leads_to(platform, f.name, client_id, day)]
     taken = [register(platform, f.path) for f in settle(wanted)]
     taken = [d for d in taken if d.partition == (client_id, day.isoformat())]
-    known = deliveries(platform, client_id, day) if not taken and file_name is None else []
-    if not taken and not known:
+    taken = taken or _in_bronze(platform, client_id, day, file_name)  # it may have left the landing zone since
+    if not taken:
         what = file_name or f"A file of {client_id} for {day}"
         raise UnroutableError(f"{what} is not in the landing zone, or not complete yet; drop it there and run again.")
-    return taken or known
+    return taken
+
+
+def _in_bronze(platform: Platform, client_id: str, day: date, file_name: str | None) -> list[Delivery]:
+    return [d for d in deliveries(platform, client_id, day) if file_name in {None, d.file_name}]
 
 
 def _leads_to(platform: Platform, name: str, client_id: str, day: date) -> bool:
@@ -154,11 +158,10 @@ def _process_deliveries(
         with readable_errors():
             platform = open_platform()
             client_id, day = _partition(context)
-            found = [d for d in deliveries(platform, client_id, day) if config.file_name in (None, d.file_name)]
-            if not found:
-                raise UnroutableError(
-                    f"No delivery of {client_id} for {day} is in bronze; materialize bronze_files too."
-                )
+            # Whoever materializes silver alone, before bronze_files, means the files that have landed.
+            found = _in_bronze(platform, client_id, day, config.file_name) or _register(
+                platform, client_id, day, config.file_name
+            )
             outcomes = [ingest(platform, delivery, run_id=context.run.run_id) for delivery in found]
         for outcome in outcomes:
             if outcome.fresh and outcome.status == "succeeded":

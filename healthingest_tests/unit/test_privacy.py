@@ -430,7 +430,26 @@ def test_a_flipped_byte_anywhere_never_gives_other_values(part: Path, keyring: K
 
 # --- generalisation -------------------------------------------------------------------------------------------
 
-SMALL = "036 059 102 202 203 204 205 369 556 692 753 772 821 823 878 879 884 893".split()
+SMALL = [
+    "036",
+    "059",
+    "102",
+    "202",
+    "203",
+    "204",
+    "205",
+    "369",
+    "556",
+    "692",
+    "753",
+    "772",
+    "821",
+    "823",
+    "878",
+    "879",
+    "884",
+    "893",
+]
 
 
 def test_the_small_zip_prefixes_are_not_shown() -> None:
@@ -443,7 +462,7 @@ def test_the_small_zip_prefixes_are_not_shown() -> None:
 def test_prefixes_that_no_one_lives_in_are_not_shown() -> None:
     allowed = zip3_allow_list()
     assert all(len(prefix) == 3 and prefix.isdigit() for prefix in allowed)
-    assert not allowed & {"000", "001", "002", "003", "004", "099", "213", "269", "343", "345", "348", "353", "999"}
+    assert not allowed & {"000", "001", "002", "003", "004", "099", "213", "269", "343", "345", "348", "353"}
     assert allowed >= {"021", "100", "606", "902", "006", "995", "967"}
 
 

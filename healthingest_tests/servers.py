@@ -1,0 +1,90 @@
+"""Real Dagster processes for tests: started on free ports, and gone with everything they started at the end."""
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+from healthingest.platform import Platform
+
+REPO = Path(__file__).parents[1]
+BIN = Path(sys.executable).parent
+_START_SECONDS = 90
+
+
+def free_port() -> int:
+    """A port that nothing listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def environment(home: Platform, dagster_home: Path) -> dict[str, str]:
+    """What a Dagster process of this installation needs, with the shipped dagster.yaml."""
+    dagster_home.mkdir(exist_ok=True)
+    (dagster_home / "dagster.yaml").write_text((REPO / "deploy" / "dagster.yaml").read_text())
+    clean = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
+    return clean | {
+        "HEALTHINGEST_HOME": str(home.places.home),
+        "HEALTHINGEST_KEYRING": str(home.places.keyring),
+        "DAGSTER_HOME": str(dagster_home),
+        "DAGSTER_DISABLE_TELEMETRY": "1",
+    }
+
+
+@contextlib.contextmanager
+def running(*commands: list[str], env: dict[str, str], cwd: Path) -> Iterator[Path]:
+    """Run commands of the virtual environment side by side; yields their common log."""
+    log = cwd / "servers.log"
+    started: list[subprocess.Popen[bytes]] = []
+    with log.open("ab") as out:
+        try:
+            for command in commands:
+                started.append(
+                    subprocess.Popen(
+                        [str(BIN / command[0]), *command[1:]],
+                        env=env, cwd=cwd, stdout=out, stderr=out, start_new_session=True,
+                    )
+                )  # fmt: skip
+            yield log
+        finally:
+            for process in started:
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGTERM)
+            for process in started:
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(15)
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
+
+
+def wait_for_http(port: int) -> None:
+    """Return once the web server answers."""
+    deadline = time.monotonic() + _START_SECONDS
+    while True:
+        try:
+            urllib.request.urlopen(f"http://127.0.0.1:{port}/server_info", timeout=5).close()
+        except OSError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.2)
+        else:
+            return
+
+
+def wait_for_status(home: Platform, file_name: str, seconds: float = 60) -> tuple[str, float]:
+    """The status in the file's audit row, and the seconds until it was there; fails after `seconds`."""
+    start = time.monotonic()
+    while time.monotonic() - start < seconds:
+        rows = home.lake.audit.frame(["file_name", "status"])
+        found = rows.filter(file_name=file_name)["status"].to_list()
+        if found and found != ["unroutable"]:
+            return found[0], time.monotonic() - start
+        time.sleep(0.2)
+    raise AssertionError(f"{file_name} has no audit row after {seconds} s")
