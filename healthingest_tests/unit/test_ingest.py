@@ -57,8 +57,8 @@ def changes(home: Platform, since: int = 0) -> list[str]:
     table = DeltaTable(home.lake.silver.uri)
     if since > table.version():
         return []
-    feed = pl.DataFrame(pl.from_arrow(table.load_cdf(starting_version=since).read_all()))
-    return sorted(feed["_change_type"].to_list())
+    feed = table.load_cdf(starting_version=since).read_all()
+    return sorted(pl.DataFrame(feed)["_change_type"]) if feed.num_rows else []
 
 
 def run(home: Platform, name: str) -> Outcome:
@@ -346,7 +346,8 @@ GZ = gzip.compress(csv_of(line("M1")).encode())
     ("name", "data", "kind"),
     [
         ("acme_20250107.csv", "", "empty_file"), ("acme_20250107.csv", "\n\n", "empty_file"),
-        ("acme_20250107.csv.gz", GZ[:-9], "damaged_gzip"), ("acme_20250107.csv", b"PK\x03\x04" + b"\x00" * 99, "not_text"),
+        ("acme_20250107.csv.gz", GZ[:-9], "damaged_gzip"), ("acme_20250107.csv", b"PK\x03\x04" + b"\x00" * 99,
+        "not_text"),
         ("acme_20250107.csv", csv_of(line("M1")).replace(",", ";"), "missing_column"),
         ("acme_20250107.csv", line("M1") + "\n", "missing_column"),
         ("acme_20250107.csv", csv_of(line("M1"), header=HEADER.replace("city", "zip")), "duplicate_column"),

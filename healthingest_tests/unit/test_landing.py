@@ -65,7 +65,7 @@ def test_a_good_name_says_client_date_and_suffix(name: str, client: str, day: da
         ("acme_20250106.csv.gz.gz", "pattern"),
         ("acme_20250106.csv\n", "pattern"),
         ("acme\n_20250106.csv", "pattern"),
-        ("acme_２０２５０１０６.csv", "pattern"),
+        ("acme_\uff12\uff10\uff12\uff15\uff10\uff11\uff10\uff16.csv", "pattern"),
         ("acme_20250106.csv\x00.txt", "pattern"),
         ("../acme_20250106.csv", "client"),
         ("acme|x_20250106.csv", "client"),

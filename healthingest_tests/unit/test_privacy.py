@@ -112,9 +112,9 @@ def test_another_keyring_than_the_datas_is_refused(places: Places, tmp_path: Pat
 def test_a_lost_keyring_with_data_is_an_error_and_never_a_new_key(places: Places) -> None:
     open_keyring(places)
     places.keyring.unlink()
-    with pytest.raises(KeyringError, match="[Rr]estore"):
+    with pytest.raises(KeyringError, match=r"[Rr]estore"):
         open_keyring(places)
-    with pytest.raises(KeyringError, match="[Rr]estore"):
+    with pytest.raises(KeyringError, match=r"[Rr]estore"):
         init_keyring(places)
     assert not places.keyring.exists()
 
@@ -226,8 +226,10 @@ def test_equal_records_of_two_members_or_clients_differ_in_their_hash(keyring: K
 
 def test_the_hash_is_not_moved_by_what_stands_beside_it(keyring: Keyring) -> None:
     records = [
-        frame(a="x", b="y", c="z"), frame(a="xy", b="", c="z"), frame(a="", b="xy", c="z"), frame(a=None, b="xy", c="z"),
-        frame(a="xy", b=None, c="z"), frame(a="x", b="z", c=None), frame(a="x", b=None, c="z"), frame(a="y", b="x", c="z"),
+        frame(a="x", b="y", c="z"), frame(a="xy", b="", c="z"), frame(a="", b="xy", c="z"),
+        frame(a=None, b="xy", c="z"),
+        frame(a="xy", b=None, c="z"), frame(a="x", b="z", c=None), frame(a="x", b=None, c="z"),
+        frame(a="y", b="x", c="z"),
         frame(a=None, b=None, c=None), frame(a=None, b="x", c=None), frame(a=None, b=None, c="x"),
     ]  # fmt: skip
     hashes = [hash_of(keyring, record) for record in records]
@@ -348,8 +350,14 @@ def test_a_sealed_file_that_was_changed_in_any_way_does_not_open() -> None:
 # --- vault files ----------------------------------------------------------------------------------------------
 
 GROUPS = {"last_name": "identity", "email": "contact"}
-ROWS = pl.DataFrame({"member_token": ["token-of-one", "token-of-two"], "_file_id": ["f", "f"], "last_name": ["SECRETNAME", None],
-                     "email": [None, "secret@example.org"]})  # fmt: skip
+ROWS = pl.DataFrame(
+    {
+        "member_token": ["token-of-one", "token-of-two"],
+        "_file_id": ["f", "f"],
+        "last_name": ["SECRETNAME", None],
+        "email": [None, "secret@example.org"],
+    }
+)
 
 
 @pytest.fixture

@@ -519,7 +519,7 @@ def standard(kind: str, text: str, *formats: str) -> str | None:
         ("2020-01-01T00:00:00", (), None),
         ("2020-01-01 00:00:00", (), None),
         ("20200101", (), None),
-        ("２０２０-01-01", (), None),
+        ("\uff12\uff10\uff12\uff10-01-01", (), None),
         ("0000-00-00", (), None),
         ("01/02/2020", (), None),
         ("01/02/2020", ("%m/%d/%Y",), "2020-01-02"),
@@ -552,7 +552,7 @@ def test_dates_are_read_in_the_declared_formats_only(text: str, formats: tuple[s
         ("+44 20 7946 0018", "+442079460018"), ("+49 30 901820", "+4930901820"), ("44 20 7946 0018", None),
         ("020 7946 0018", None), ("+999 12345678", None), ("+1 555 555 5555", None), ("1-800-FLOWERS", None),
         ("+1-800-FLOWERS", None), ("2125551234.0", None), ("212 555 1234 home", None), ("phone", None),
-        ("６１７-253-1000", None), ("787-765-4321", "+17877654321"),
+        ("\uff16\uff11\uff17-253-1000", None), ("787-765-4321", "+17877654321"),
     ],
 )  # fmt: skip
 def test_phones_become_e164_or_nothing(text: str, expected: str | None) -> None:
@@ -564,10 +564,11 @@ def test_phones_become_e164_or_nothing(text: str, expected: str | None) -> None:
     [
         ("us_zip", "02139", "02139"), ("us_zip", "021391234", "02139-1234"), ("us_zip", "02139-1234", "02139-1234"),
         ("us_zip", "2139", None), ("us_zip", "02139-", None), ("us_zip", "02139-123", None), ("us_zip", "0213a", None),
-        ("us_zip", "０２１３９", None), ("us_zip", "02139 1234", None),
+        ("us_zip", "\uff10\uff12\uff11\uff13\uff19", None), ("us_zip", "02139 1234", None),
         ("email", "Ada@Example.COM", "ada@example.com"), ("email", "a.b+c@x-y.co.uk", "a.b+c@x-y.co.uk"),
         ("email", "a@b", None), ("email", "a@b..com", None), ("email", ".a@b.com", None), ("email", "a.@b.com", None),
-        ("email", "a@-b.com", None), ("email", "a@b-.com", None), ("email", "a b@c.com", None), ("email", "a@b@c.com", None),
+        ("email", "a@-b.com", None), ("email", "a@b-.com", None), ("email", "a b@c.com", None), ("email",
+        "a@b@c.com", None),
         ("email", "a@b.com,c@d.com", None), ("email", "<a@b.com>", None), ("email", "a" * 65 + "@b.com", None),
         ("email", "a@" + "b" * 64 + ".com", None), ("email", "a@b.c1", "a@b.c1"), ("email", "a@1.2.3.4", None),
         ("us_state", "MA", "MA"), ("us_state", "ma", "MA"), ("us_state", "Massachusetts", "MA"),
@@ -621,9 +622,12 @@ def test_all_reasons_of_a_record_are_listed() -> None:
     result = check(csv_of(line("M1"), bad, line("M3", dob="2025-01-07"), line("M4", dob="2025-01-06")))
     assert result.reasons[2] == {
         ("member_id", "member_id.characters", "pattern"), ("first_name", "first_name.required", "missing"),
-        ("last_name", "last_name.length", "length"), ("dob", "dob.range", "range"), ("gender", "gender.gender", "gender"),
-        ("address", "address.length", "length"), ("city", "city.length", "length"), ("state", "state.us_state", "us_state"),
-        ("zip", "zip.us_zip", "us_zip"), ("phone_number", "phone_number.phone", "phone"), ("email", "email.email", "email"),
+        ("last_name", "last_name.length", "length"), ("dob", "dob.range", "range"), ("gender", "gender.gender",
+        "gender"),
+        ("address", "address.length", "length"), ("city", "city.length", "length"), ("state", "state.us_state",
+        "us_state"),
+        ("zip", "zip.us_zip", "us_zip"), ("phone_number", "phone_number.phone", "phone"), ("email", "email.email",
+        "email"),
     }  # fmt: skip
     assert rules(result, 3) == {"dob.range"}
     assert sorted(result.accepted) == [1, 4]
