@@ -45,13 +45,11 @@ def running(*commands: list[str], env: dict[str, str], cwd: Path) -> Iterator[Pa
     started: list[subprocess.Popen[bytes]] = []
     with log.open("ab") as out:
         try:
-            for command in commands:
-                started.append(
-                    subprocess.Popen(
-                        [str(BIN / command[0]), *command[1:]],
-                        env=env, cwd=cwd, stdout=out, stderr=out, start_new_session=True,
-                    )
-                )  # fmt: skip
+            for name, *words in commands:
+                process = subprocess.Popen(
+                    [str(BIN / name), *words], env=env, cwd=cwd, stdout=out, stderr=out, start_new_session=True
+                )
+                started.append(process)
             yield log
         finally:
             for process in started:

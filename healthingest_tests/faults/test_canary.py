@@ -17,7 +17,10 @@ import pytest
 
 REPO = Path(__file__).parents[2]
 HEADER = "member_id,first_name,last_name,dob,gender,address,city,state,zip,phone_number,email,creation_date"
-GOOD = "ZQXID01,Zqxfirst,Zqxlast,1961-07-19,F,77 Zqxstreet Rd,Zqxville,MA,02139-7731,617-555-0177,zqxmail@example.com,2025-01-06"
+GOOD = (
+    "ZQXID01,Zqxfirst,Zqxlast,1961-07-19,F,77 Zqxstreet Rd,Zqxville,MA,02139-7731,"
+    "617-555-0177,zqxmail@example.com,2025-01-06"
+)
 #: Every value of every record below, as sent and as standardised.
 CANARIES = [
     "ZQXID", "Zqxfirst", "Zqxlast", "1961-07-19", "Zqxstreet", "Zqxville", "02139-7731", "617-555-0177", "6175550177",
@@ -161,4 +164,4 @@ def test_the_search_finds_a_planted_leak(tmp_path: Path, how: str) -> None:
             db.execute("insert into t values (?)", (text.encode(),))
     else:
         (tmp_path / "Zqxlast.csv").touch()
-    assert [hits for hits in leaks(tmp_path).values()] == [{"Zqxlast"}]
+    assert list(leaks(tmp_path).values()) == [{"Zqxlast"}]
