@@ -1,0 +1,1 @@
+"""Measurements of this system; every number that the documentation gives comes from a script here."""
