@@ -117,8 +117,8 @@ alerts: {slack: "env:ACME_SLACK_WEBHOOK", pagerduty: "env:ACME_PD_KEY"}
         ("client_id: acme\nrules:\n  - {id: r, column: dob, between: {}}\n", 3, "rules.0.between", "min"),
         ("client_id: acme\nrules:\n  - {id: r, column: zip, between: {min: '2020-01-01'}}\n", 3, "rules.0", "date"),
         (
-            "client_id: acme\nrules:\n  - {id: a, column: zip, max_length: 5}\n"
-            "  - {id: a, column: city, max_length: 5}\n",
+            ("client_id: acme\nrules:\n  - {id: a, column: zip, max_length: 5}\n"
+            "  - {id: a, column: city, max_length: 5}\n"),
             None, None, "same id",
         ),
         ("client_id: acme\ncolumns:\n  MemberNo: member_no\n", 3, "columns.MemberNo", "no column member_no"),

@@ -509,6 +509,35 @@ def test_two_processes_with_one_delivery_do_it_once(home: Platform) -> None:
     assert home.lake.audit.frame()["inserted"].to_list() == [50]
     assert home.lake.quarantine.frame().height == 1
     assert home.lake.sightings.frame().height == 50
+    assert deciding_commits(home, run(home, "acme_20250106.csv")) == 1
+
+
+def deciding_commits(home: Platform, outcome: Outcome) -> int:
+    """How many of silver's commits carry this delivery."""
+    return sum(
+        outcome.delivery.file_id in str(e.get("healthingest")) for e in DeltaTable(home.lake.silver.uri).history()
+    )
+
+
+def test_a_worker_that_is_overtaken_on_its_own_delivery_reports_the_others_decision(
+    home: Platform, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    delivery = register(home, drop(home, "acme_20250106.csv", csv_of(line("M1"), line("M2"), "x")))
+    real, others = Silver.commit, []
+
+    def overtaken(self: Silver, *args: object) -> int:
+        """Before this worker's first commit another one does the whole delivery."""
+        if not others:
+            others.append(None)
+            others[0] = ingest(home, delivery, run_id="faster")
+        return real(self, *args)
+
+    monkeypatch.setattr(Silver, "commit", overtaken)
+    slower = ingest(home, delivery, run_id="slower")
+    assert (slower.status, slower.fresh, others[0].fresh) == ("succeeded", False, True)
+    assert slower.counts == others[0].counts
+    assert (slower.silver_version, deciding_commits(home, slower)) == (others[0].silver_version, 1)
+    assert len(list((home.places.output / "vault").rglob("*.parquet"))) == 1
 
 
 def test_processes_with_different_deliveries_of_one_client_end_as_one_after_the_other(
