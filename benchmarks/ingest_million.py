@@ -39,6 +39,8 @@ def main() -> int:
     if arguments.ingest:
         print(json.dumps(_ingest(Path(arguments.ingest))))
         return 0
+    if arguments.keep and arguments.keep.exists():
+        parser.error(f"{arguments.keep} exists; name a new folder")
     os.umask(0o077)
     with _workplace(arguments.keep) as root:
         env = _install(root)

@@ -16,11 +16,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn, ParamSpec
 
 import typer
+from typer.exceptions import Abort, TyperException
 
 from healthingest.errors import HealthingestError, UsageError, scrubbed
 
 if TYPE_CHECKING:
     from healthingest.model import Outcome
+    from healthingest.places import Places
     from healthingest.platform import Platform
 
 P = ParamSpec("P")
@@ -35,6 +37,10 @@ keys_app = typer.Typer(help="The keyring: make it, look at it. Key material is n
 app.add_typer(keys_app, name="keys")
 #: Counts that tables of files show.
 _SHOWN = ("records", "accepted", "rejected", "inserted", "updated", "unchanged", "stale", "duplicates")
+_COLOURS = {
+    "succeeded": "green", "held": "yellow", "failed": "red", "unroutable": "red", "waiting": "yellow", "error": "red",
+    "ok": "green", "warn": "yellow", "fail": "red",
+}  # fmt: skip
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
 
 
@@ -48,7 +54,18 @@ def main() -> None:
     """Run the command with nobody else able to read what it writes, and no core dump of what it holds."""
     os.umask(0o077)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    app()
+    try:
+        sys.exit(app(standalone_mode=False))
+    except TyperException as error:  # wrong usage
+        said = str(getattr(error, "format_message", lambda: error)())
+        if said.startswith("Usage:") or not said:  # no command at all: typer has the help as its message
+            app(["--help"], standalone_mode=False)
+        else:
+            typer.echo(f"healthingest: {said.rstrip('.')}. Add --help to see what it takes.", err=True)
+        sys.exit(2)
+    except Abort:
+        typer.echo("healthingest: Stopped.", err=True)
+        sys.exit(130)
 
 
 def command(name: str, on: typer.Typer = app) -> Callable[[Callable[P, int]], Callable[P, None]]:
@@ -67,7 +84,7 @@ def command(name: str, on: typer.Typer = app) -> Callable[[Callable[P, int]], Ca
                 os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
                 code = 1
             except OSError as error:
-                _fail(f"{error.strerror or 'The system refused'}: {error.filename or 'no file named'}.", 1)
+                _fail(_system_sentence(error), 1)
             except Exception as error:  # noqa: BLE001 - its text may hold a record's values
                 _fail(scrubbed(error), 1)
             raise typer.Exit(code)
@@ -98,10 +115,13 @@ def ingest_command(
     """
     if bool(files) == all_:
         raise UsageError("Name files to ingest, or say --all.")
+    from healthingest.places import Places
     from healthingest.platform import Platform
 
-    platform = Platform.open()
-    outcomes, problems = _ingest_paths(platform, _landed(platform) if all_ else _named(platform, files or []))
+    places = Places.from_env()
+    paths = _landed(places) if all_ else _named(places, files or [])
+    platform = Platform.open(places)
+    outcomes, problems = _ingest_paths(platform, paths)
     _report(platform, outcomes)
     if as_json:
         _print_json({"files": [_outcome_row(o) for o in outcomes] + problems})
@@ -111,19 +131,19 @@ def ingest_command(
     return 1 if problems or broken or any(o.status != "succeeded" for o in outcomes) else 0
 
 
-def _landed(platform: "Platform") -> list[Path]:
+def _landed(places: "Places") -> list[Path]:
     from healthingest.landing.discovery import list_landing
 
-    return [landed.path for landed in list_landing(platform.places.landing)]
+    return [landed.path for landed in list_landing(places.landing)]
 
 
-def _named(platform: "Platform", files: list[str]) -> list[Path]:
+def _named(places: "Places", files: list[str]) -> list[Path]:
     paths = []
     for name in files:
         path = Path(name)
-        path = path if path.exists() else platform.places.landing / name
+        path = path if path.exists() else places.landing / name
         if not path.is_file():
-            raise UsageError(f"There is no file {name!r}, here or in {platform.places.landing}.")
+            raise UsageError(f"There is no file {name!r}, here or in {places.landing}.")
         paths.append(path)
     return paths
 
@@ -133,28 +153,60 @@ def _ingest_paths(platform: "Platform", paths: list[Path]) -> "tuple[list[Outcom
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-    from healthingest.errors import UnroutableError
-    from healthingest.ingest import ingest, record_unroutable, register
     from healthingest.landing.discovery import look, settle
+    from healthingest.model import Outcome
 
     complete = {f.path for f in settle([f for f in map(look, paths) if f is not None])}
-    outcomes, problems = [], []
+    outcomes: list[Outcome] = []
+    problems: list[dict[str, Any]] = []
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as progress:
         task = progress.add_task("ingest", total=len(paths))
         for path in sorted(paths, key=lambda p: _order(platform, p)):
-            progress.update(task, description=path.name)
-            if path not in complete:
-                problems.append(_problem(path, "waiting", "The file is still being written, or is hidden or a link."))
+            if path in complete:
+                done = _ingest_one(platform, path, lambda text: progress.update(task, description=text))
             else:
-                try:
-                    delivery = register(platform, path)
-                    outcomes.append(ingest(platform, delivery, run_id=f"cli-{os.getpid()}", on_stage=None))
-                except UnroutableError as error:
-                    record_unroutable(platform, path, error, run_id=f"cli-{os.getpid()}")
-                    problems.append(_problem(path, "unroutable", str(error)))
+                done = _problem(path, "waiting", "The file is still being written, or is hidden or a link.")
+            if isinstance(done, Outcome):
+                outcomes.append(done)
+            else:
+                problems.append(done)
             progress.advance(task)
     return outcomes, problems
+
+
+def _ingest_one(platform: "Platform", path: Path, show: Callable[[str], None]) -> "Outcome | dict[str, Any]":
+    """One file's outcome, or why it has none; an error with one file must not keep the others out."""
+    from healthingest.errors import UnroutableError
+    from healthingest.ingest import ingest, record_unroutable, register
+
+    run_id, name = f"cli-{os.getpid()}", _safe(path.name)
+    show(f"{name}: register")
+    try:
+        try:
+            delivery = register(platform, path)
+        except UnroutableError as error:
+            if broken := platform.waits_for(path.name):
+                return _problem(path, "waiting", f"Its client's config is broken. {broken}")
+            record_unroutable(platform, path, error, run_id=run_id)
+            return _problem(path, "unroutable", str(error))
+        return ingest(platform, delivery, run_id=run_id, on_stage=lambda stage: show(f"{name}: {stage}"))
+    except HealthingestError as error:
+        return _problem(path, "error", str(error))
+    except OSError as error:
+        return _problem(path, "error", _system_sentence(error))
+    except Exception as error:  # noqa: BLE001 - its text may hold a record's values
+        return _problem(path, "error", scrubbed(error))
+
+
+def _safe(name: str) -> str:
+    from healthingest.landing.names import printable
+
+    return printable(name)
+
+
+def _system_sentence(error: OSError) -> str:
+    return f"{error.strerror or 'The system refused'}: {error.filename or 'no file named'}."
 
 
 def _order(platform: "Platform", path: Path) -> tuple[str, str, str, str]:
@@ -168,7 +220,7 @@ def _order(platform: "Platform", path: Path) -> tuple[str, str, str, str]:
 
 
 def _problem(path: Path, status: str, message: str) -> dict[str, Any]:
-    return {"file": path.name, "status": status, "message": message}
+    return {"file": _safe(path.name), "status": status, "message": message}
 
 
 def _report(platform: "Platform", outcomes: "list[Outcome]") -> None:
@@ -294,8 +346,7 @@ def doctor_command(as_json: Json = False) -> int:
     if as_json:
         _print_json({"findings": [finding._asdict() for finding in findings]})
     else:
-        marks = {"ok": "green", "warn": "yellow", "fail": "red"}
-        rows = [[f"[{marks[f.state]}]{f.state}[/]", f.subject, f.text] for f in findings]
+        rows = [[f.state, f.subject, f.text] for f in findings]
         _print_table("", ["", "what", "finding"], rows)
     return 1 if any(finding.state == "fail" for finding in findings) else 0
 
@@ -322,16 +373,10 @@ def _outcome_row(outcome: "Outcome") -> dict[str, Any]:
 
 
 def _print_outcomes(outcomes: "list[Outcome]", problems: list[dict[str, Any]], platform: "Platform") -> None:
-    colours = {"succeeded": "green", "held": "yellow", "failed": "red"}
     rows = [
-        [
-            o.delivery.file_name,
-            *(str(o.counts.as_dict()[name]) for name in _SHOWN),
-            f"[{colours[o.status]}]{o.status}[/]",
-        ]
-        for o in outcomes
+        [o.delivery.file_name, *(str(o.counts.as_dict()[name]) for name in _SHOWN), str(o.status)] for o in outcomes
     ]
-    rows += [[p["file"], *([""] * len(_SHOWN)), f"[red]{p['status']}[/]"] for p in problems]
+    rows += [[p["file"], *([""] * len(_SHOWN)), p["status"]] for p in problems]
     if not rows:
         typer.echo(f"Nothing has landed in {platform.places.landing}.")
         return
@@ -365,13 +410,15 @@ def _print_status(state: dict[str, Any]) -> None:
 def _print_table(title: str, header: list[str], rows: list[list[str]]) -> None:
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     table = Table(title=title or None, title_justify="left")
     for number, name in enumerate(header):
         numeric = bool(rows) and number > 0 and all(not r[number] or r[number].isdigit() for r in rows)
         table.add_column(name, justify="right" if numeric else "left", overflow="fold")
     for row in rows:
-        table.add_row(*row)
+        # Text, not markup: a file's name must not colour, hide or link anything.
+        table.add_row(*(Text(cell, style=_COLOURS.get(cell, "")) for cell in row))
     console = Console()
     console.width = console.width if console.is_terminal else 160
     console.print(table)

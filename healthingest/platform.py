@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from healthingest.contracts.clients import ClientSet, load_clients
-from healthingest.errors import UnroutableError
+from healthingest.errors import ConfigError, UnroutableError
 from healthingest.lake.lake import Lake
 from healthingest.landing.names import FileName, parse_file_name
 from healthingest.places import Places, today
@@ -40,6 +40,10 @@ class Platform:
             UnroutableError: none.
         """
         return parse_file_name(file_name, self.clients.active, first_date=self.places.first_date, today=today())
+
+    def waits_for(self, file_name: str) -> ConfigError | None:
+        """What is wrong with the config of the client that a file seems to be from; such a file waits."""
+        return next((p for p in self.clients.problems if file_name.startswith(f"{p.file.stem}_")), None)
 
     def file_id(self, path: Path) -> str:
         """The id a landed file will have as a delivery; reads its bytes once.

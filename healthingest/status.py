@@ -41,6 +41,8 @@ def _landed(platform: Platform, audit: pl.DataFrame, landed: Landed) -> dict[str
         platform.route(landed.name)
         file_id = platform.file_id(landed.path)
     except UnroutableError as error:
+        if platform.waits_for(landed.name):
+            return {"file": printable(landed.name), "state": "waiting", "message": "Its client's config is broken."}
         return {"file": printable(landed.name), "state": "unroutable", "message": str(error)}
     rows = audit.filter(pl.col("file_id") == file_id).to_dicts()
     if not rows or rows[0]["status"] == "unroutable":

@@ -63,7 +63,7 @@ def landing_zone_sensor(
         planned = plan(
             settle(_worth_a_look(new_files(listing, seen), seen, platform)),
             platform.route,
-            [problem.file.stem for problem in platform.clients.problems],
+            platform.waits_for,
         )
         remarks += _note_unroutable(platform, planned, seen)
         remarks += [f"{name} waits for its client's config." for name in planned.waiting]

@@ -31,15 +31,14 @@ def new_files(listing: Iterable[Landed], seen: Mapping[str, tuple[int, int, str]
     return [f for f in listing if seen.get(f.name) != (f.size, f.changed_ns, SUBMITTED)]
 
 
-def plan(files: Iterable[Landed], route: Callable[[str], FileName], broken: Iterable[str]) -> Plan:
-    """Sort complete files by where they lead. `broken` names the clients whose config cannot be loaded."""
+def plan(files: Iterable[Landed], route: Callable[[str], FileName], waits: Callable[[str], object]) -> Plan:
+    """Sort complete files by where they lead; `waits` tells of a name that leads nowhere whether that may pass."""
     result = Plan()
-    prefixes = tuple(f"{client}_" for client in broken)
     for landed in files:
         try:
             result.candidates.append((landed, route(landed.name)))
         except UnroutableError as error:
-            if prefixes and landed.name.startswith(prefixes):
+            if waits(landed.name):
                 result.waiting.append(landed.name)
             else:
                 result.unroutable.append((landed, error))

@@ -108,14 +108,18 @@ def _name(check: object) -> str:
 def _checks(column: Column, client: Client) -> Iterator[tuple[str, tuple[pa.Check, Reason]]]:
     """All checks of one column: presence, no control characters, a standard form if its type has one, the rules."""
     name = column.name
-    from_column = client.config.source.creation_date
-    if column.required or (from_column.from_ == "column" and from_column.column == name):
+    date_from = client.config.source.creation_date
+    orders_records = date_from.from_ == "column" and date_from.column == name
+    if column.required or orders_records:
         yield _check(f"{name}.required", name, "missing", pl.col(name).is_not_null())
     clean = ~pl.col(name).str.contains(CONTROL_CHARACTERS)
     yield _check(f"{name}.control_characters", name, "control_characters", clean)
     standard = pl.col(name + STANDARD) if column.parsed else pl.col(name)
     if column.parsed:
         yield _check(f"{name}.{column.type}", name, column.type, pl.col(name).is_null() | standard.is_not_null())
+    if orders_records:  # a date that lies ahead would win over every later delivery
+        not_ahead = standard <= pl.col(DELIVERY_DATE).dt.to_string("%Y-%m-%d")
+        yield _check(f"{name}.not_ahead", name, "range", not_ahead)
     for rule in client.rules:
         if rule.column == name:
             # Null passes: a value without standard form fails its type's check already.

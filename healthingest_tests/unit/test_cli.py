@@ -6,7 +6,6 @@ import pty
 import re
 import select
 import shutil
-import socket
 import stat
 import subprocess
 import sys
@@ -174,7 +173,7 @@ def test_the_samples_that_ship_go_in_with_some_records_rejected(used: Shell) -> 
     assert {f["client_id"] for f in files} == {"acme", "globex"}
     for file in files:
         assert file["file"] in table
-        assert 40 <= file["physical_lines"] + 10 and file["records"] <= 120
+        assert file["records"] in range(30, 121)
         assert file["status"] == "succeeded"
         assert file["records"] == file["accepted"] + file["rejected"]
         parts = ("inserted", "updated", "unchanged", "stale", "suppressed", "duplicates")
@@ -270,7 +269,8 @@ def test_hostile_file_names_cannot_break_or_steer_the_terminal(shell: Shell, wor
     said = shell.run(*words)
     assert said.code == (1 if words == ["ingest", "--all"] else 0), said.err
     assert "\x1b[2J" not in said.out
-    assert "[red]_20250106.csv" in said.out, "a name is text, not markup"
+    assert said.out.count("[red]_20250106.csv") == 2, "a name is text, not markup, in the table and in its sentence"
+    assert r"\x1b[2J" in said.out
     assert "acme_20250106.csv" in said.out
     assert shell.run(*words, "--json").json
 
@@ -402,7 +402,7 @@ def test_export_writes_values_that_only_the_owner_reads(used: Shell, tmp_path: P
     said = used.run("export", "--profile", "operations", "--out", out, "--json")
     assert said.code == 0, said.err
     assert stat.S_IMODE(out.stat().st_mode) == 0o600
-    assert os.listdir(tmp_path) == [out.name], "nothing half-written stays"
+    assert list(tmp_path.iterdir()) == [out], "nothing half-written stays"
     frame = pl.read_csv(out, infer_schema=False) if suffix == "csv" else pl.read_parquet(out)
     assert frame.height == said.json["members"] > 0
     assert set(frame["client_id"]) == {"acme", "globex"}
