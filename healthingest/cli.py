@@ -57,7 +57,8 @@ def main() -> None:
     try:
         sys.exit(app(standalone_mode=False))
     except TyperException as error:  # wrong usage
-        said = str(getattr(error, "format_message", lambda: error)())
+        in_words = getattr(error, "format_message", None)
+        said = in_words() if in_words else str(error)
         if said.startswith("Usage:") or not said:  # no command at all: typer has the help as its message
             app(["--help"], standalone_mode=False)
         else:

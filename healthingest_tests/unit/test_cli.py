@@ -524,10 +524,16 @@ def test_an_unexpected_error_is_one_line_that_quotes_nothing(shell: Shell) -> No
     shell.run("ingest", "--all")
     damage(shell)
     shell.drop("acme_20250107.csv")
-    for words in (["ingest", "acme_20250107.csv"], ["status"], ["export", "--out", "x.csv"]):
-        said = shell.run(*words)
+    ingest = shell.run("ingest", "acme_20250107.csv")
+    told = [text for text in ingest.out.splitlines() if text.startswith("acme_20250107.csv: ")]
+    assert len(told) == 1, "an error with one file is that file's sentence, so that the others still go in"
+    assert "An unexpected" in told[0]
+    others = [shell.run("status"), shell.run("export", "--out", "x.csv")]
+    assert all("An unexpected" in one_line(said) for said in others)
+    for said in (ingest, *others):
         assert said.code == 1
-        assert "Zqxsecret" not in one_line(said) + said.out
+        assert "Zqxsecret" not in said.out + said.err
+        assert "Traceback" not in said.out + said.err
 
 
 def test_nothing_that_is_written_is_open_to_other_users(used: Shell) -> None:
