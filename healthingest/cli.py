@@ -1,15 +1,13 @@
 """The `healthingest` command: every command readable for people, `--json` for programs, one line for an error.
 
-What belongs here: arguments, tables, exit codes (0 success, 1 a finding or failure, 2 wrong usage). Not: the work.
+What belongs here: arguments, exit codes (0 success, 1 a finding or failure, 2 wrong usage). Not: work, tables (`show`).
 Imports are made where they are used, so that `--help` answers at once.
 """
 
-import json
 import os
 import resource
 import sys
 from collections.abc import Callable
-from datetime import date, datetime
 from enum import StrEnum
 from functools import wraps
 from pathlib import Path
@@ -19,6 +17,7 @@ import typer
 from typer.exceptions import Abort, TyperException
 
 from healthingest.errors import HealthingestError, UsageError, scrubbed
+from healthingest.show import outcome_row, print_json, print_outcomes, print_status, print_table
 
 if TYPE_CHECKING:
     from healthingest.model import Outcome
@@ -35,12 +34,6 @@ app = typer.Typer(
 )
 keys_app = typer.Typer(help="The keyring: make it, look at it. Key material is never shown.", no_args_is_help=True)
 app.add_typer(keys_app, name="keys")
-#: Counts that tables of files show.
-_SHOWN = ("records", "accepted", "rejected", "inserted", "updated", "unchanged", "stale", "duplicates")
-_COLOURS = {
-    "succeeded": "green", "held": "yellow", "failed": "red", "unroutable": "red", "waiting": "yellow", "error": "red",
-    "ok": "green", "warn": "yellow", "fail": "red",
-}  # fmt: skip
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
 
 
@@ -125,9 +118,9 @@ def ingest_command(
     outcomes, problems = _ingest_paths(platform, paths)
     _report(platform, outcomes)
     if as_json:
-        _print_json({"files": [_outcome_row(o) for o in outcomes] + problems})
+        print_json({"files": [outcome_row(o) for o in outcomes] + problems})
     else:
-        _print_outcomes(outcomes, problems, platform)
+        print_outcomes(outcomes, problems, platform)
     broken = bool(platform.clients.problems) and all_
     return 1 if problems or broken or any(o.status != "succeeded" for o in outcomes) else 0
 
@@ -257,9 +250,9 @@ def status_command(
     platform = Platform.open()
     state, decided = wait_until_decided(platform, wait)
     if as_json:
-        _print_json(state)
+        print_json(state)
     else:
-        _print_status(state)
+        print_status(state)
     if wait and not decided:
         typer.echo(f"healthingest: Not every landed file was decided within {wait:g} s.", err=True)
         return 1
@@ -288,7 +281,7 @@ def export_command(
     frame = export_frame(Platform.open(), profile=profile.value, clients=client)
     write_private(frame, out)
     if as_json:
-        _print_json({"file": str(out), "members": frame.height, "columns": frame.columns, "profile": profile.value})
+        print_json({"file": str(out), "members": frame.height, "columns": frame.columns, "profile": profile.value})
     else:
         typer.echo(f"{frame.height} members written to {out}.")
     return 0
@@ -308,7 +301,7 @@ def keys_init_command(as_json: Json = False) -> int:
 
     path = init_keyring(Places.from_env())
     if as_json:
-        _print_json({"path": str(path)})
+        print_json({"path": str(path)})
     else:
         typer.echo(f"A keyring was made at {path}. Back it up now, apart from the data.")
     return 0
@@ -325,7 +318,7 @@ def keys_status_command(as_json: Json = False) -> int:
 
     state = keyring_status(Places.from_env())
     if as_json:
-        _print_json(state)
+        print_json(state)
     else:
         for name, value in state.items():
             typer.echo(f"{name:14} {', '.join(value) if isinstance(value, list) else value}")
@@ -345,88 +338,8 @@ def doctor_command(as_json: Json = False) -> int:
 
     findings = examine()
     if as_json:
-        _print_json({"findings": [finding._asdict() for finding in findings]})
+        print_json({"findings": [finding._asdict() for finding in findings]})
     else:
         rows = [[f.state, f.subject, f.text] for f in findings]
-        _print_table("", ["", "what", "finding"], rows)
+        print_table("", ["", "what", "finding"], rows)
     return 1 if any(finding.state == "fail" for finding in findings) else 0
-
-
-# --- printing ----------------------------------------------------------------------------------------------------
-
-
-def _outcome_row(outcome: "Outcome") -> dict[str, Any]:
-    delivery = outcome.delivery
-    return {
-        "file": delivery.file_name,
-        "file_id": delivery.file_id,
-        "client_id": delivery.client_id,
-        "creation_date": delivery.creation_date,
-        "status": outcome.status,
-        "fresh": outcome.fresh,
-        **outcome.counts.as_dict(),
-        "invalid_ratio": outcome.counts.invalid_ratio,
-        "silver_version": outcome.silver_version,
-        "error_kind": outcome.error_kind,
-        "message": outcome.message,
-        "seconds": {stage: round(seconds, 4) for stage, seconds in outcome.stages.items()},
-    }
-
-
-def _print_outcomes(outcomes: "list[Outcome]", problems: list[dict[str, Any]], platform: "Platform") -> None:
-    rows = [
-        [o.delivery.file_name, *(str(o.counts.as_dict()[name]) for name in _SHOWN), str(o.status)] for o in outcomes
-    ]
-    rows += [[p["file"], *([""] * len(_SHOWN)), p["status"]] for p in problems]
-    if not rows:
-        typer.echo(f"Nothing has landed in {platform.places.landing}.")
-        return
-    _print_table("", ["file", *_SHOWN, "status"], rows)
-    for name, message in [(o.delivery.file_name, o.message) for o in outcomes] + [
-        (p["file"], p["message"]) for p in problems
-    ]:
-        if message:
-            typer.echo(f"{name}: {message}")
-    for problem in platform.clients.problems:
-        typer.echo(f"{problem}")
-    if outcomes and not any(o.fresh for o in outcomes):
-        typer.echo("All of this had been ingested before; nothing was changed.")
-
-
-def _print_status(state: dict[str, Any]) -> None:
-    files = [[f["file"], *(str(f.get(name, "")) for name in _SHOWN), f["state"]] for f in state["landing"]]
-    _print_table("landing zone", ["file", *_SHOWN, "state"], files)
-    for landed in state["landing"]:
-        if landed["message"]:
-            typer.echo(f"{landed['file']}: {landed['message']}")
-    clients = [
-        [c["client_id"], c["last_file"] or "never", c["last_delivery"] or "", c["late"] or "", str(c["members"])]
-        for c in state["clients"]
-    ]
-    _print_table("clients", ["client", "last file", "taken at (UTC)", "late", "members"], clients)
-    for problem in state["problems"]:
-        typer.echo(problem)
-
-
-def _print_table(title: str, header: list[str], rows: list[list[str]]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(title=title or None, title_justify="left")
-    for number, name in enumerate(header):
-        numeric = bool(rows) and number > 0 and all(not r[number] or r[number].isdigit() for r in rows)
-        table.add_column(name, justify="right" if numeric else "left", overflow="fold")
-    for row in rows:
-        # Text, not markup: a file's name must not colour, hide or link anything.
-        table.add_row(*(Text(cell, style=_COLOURS.get(cell, "")) for cell in row))
-    console = Console()
-    console.width = console.width if console.is_terminal else 160
-    console.print(table)
-
-
-def _print_json(value: object) -> None:
-    def plain(item: object) -> str:
-        return item.isoformat() if isinstance(item, (date, datetime)) else str(item)
-
-    typer.echo(json.dumps(value, default=plain, indent=1))

@@ -15,11 +15,15 @@ from healthingest.platform import Platform
 _POLL_SECONDS = 1.0
 
 
-def current(platform: Platform) -> dict[str, Any]:
-    """The state as plain values: `landing` (file, state, message), `clients`, `problems` (sentences)."""
+def current(platform: Platform, known: dict[Landed, str] | None = None) -> dict[str, Any]:
+    """The state as plain values: `landing` (file, state, message, counts), `clients`, `problems` (sentences).
+
+    `known` remembers the ids of landed files, so that polling does not read every file again.
+    """
     audit = platform.lake.audit.frame()
+    ids = {} if known is None else known
     return {
-        "landing": [_landed(platform, audit, f) for f in list_landing(platform.places.landing)],
+        "landing": [_landed(platform, audit, f, ids) for f in list_landing(platform.places.landing)],
         "clients": [_client(platform, audit, client_id) for client_id in platform.clients.active],
         "problems": [str(problem) for problem in platform.clients.problems],
     }
@@ -28,18 +32,19 @@ def current(platform: Platform) -> dict[str, Any]:
 def wait_until_decided(platform: Platform, seconds: float) -> tuple[dict[str, Any], bool]:
     """Poll until no landed file is open, at most so long; the state, and whether that came about."""
     deadline = time.monotonic() + seconds
+    known: dict[Landed, str] = {}
     while True:
-        state = current(platform)
+        state = current(platform, known)
         decided = all(f["state"] != "waiting" for f in state["landing"])
         if decided or time.monotonic() >= deadline:
             return state, decided
         time.sleep(_POLL_SECONDS)
 
 
-def _landed(platform: Platform, audit: pl.DataFrame, landed: Landed) -> dict[str, Any]:
+def _landed(platform: Platform, audit: pl.DataFrame, landed: Landed, known: dict[Landed, str]) -> dict[str, Any]:
     try:
         platform.route(landed.name)
-        file_id = platform.file_id(landed.path)
+        file_id = known.get(landed) or known.setdefault(landed, platform.file_id(landed.path))
     except UnroutableError as error:
         if platform.waits_for(landed.name):
             return {"file": printable(landed.name), "state": "waiting", "message": "Its client's config is broken."}

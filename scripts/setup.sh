@@ -7,7 +7,8 @@ lock=requirements.lock
 [[ ${1:-} == --dev ]] && lock=requirements-dev.lock
 venv=${HEALTHINGEST_VENV:-.venv}
 
-stamp_of() { cat "$1" pyproject.toml scripts/setup.sh | sha256sum | cut -c1-16; }
+# The folder counts too: a virtual environment does not survive a move.
+stamp_of() { { pwd; cat "$1" pyproject.toml scripts/setup.sh; } | sha256sum | cut -c1-16; }
 wanted=$(stamp_of "$lock")
 have=$(cat "$venv/.healthingest-stamp" 2>/dev/null || true)
 # The development set holds the other one: nothing to do if it is there.

@@ -106,7 +106,6 @@ def used(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "HEALTHINGEST_KEYRING": str(root.parent / "canary-keys" / "k.json"),
         "DAGSTER_HOME": str(root / "dagster"),
         "DAGSTER_DISABLE_TELEMETRY": "1",
-        "HEALTHINGEST_DEBUG": "1",
     }
     bin_ = Path(sys.executable).parent
     materialize = [
