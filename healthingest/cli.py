@@ -11,12 +11,12 @@ from collections.abc import Callable
 from enum import StrEnum
 from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn, ParamSpec
+from typing import TYPE_CHECKING, Annotated, Any, ParamSpec
 
 import typer
 from typer.exceptions import Abort, TyperException
 
-from healthingest.errors import HealthingestError, UsageError, scrubbed
+from healthingest.errors import HealthingestError, UsageError, scrubbed, unexpected
 from healthingest.show import outcome_row, print_json, print_outcomes, print_status, print_table
 
 if TYPE_CHECKING:
@@ -68,19 +68,20 @@ def command(name: str, on: typer.Typer = app) -> Callable[[Callable[P, int]], Ca
     def register(function: Callable[P, int]) -> Callable[P, None]:
         @wraps(function)
         def run(*args: P.args, **kwargs: P.kwargs) -> None:
+            code = 1
             try:
                 code = function(*args, **kwargs)
-            except UsageError as error:
-                _fail(str(error), 2)
             except HealthingestError as error:
-                _fail(str(error), 1)
+                code = 2 if isinstance(error, UsageError) else 1
+                _say(error.kind, str(error), as_json=bool(kwargs.get("as_json")))
             except BrokenPipeError:
                 os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-                code = 1
             except OSError as error:
-                _fail(_system_sentence(error), 1)
-            except Exception as error:  # noqa: BLE001 - its text may hold a record's values
-                _fail(scrubbed(error), 1)
+                _say("system", _system_sentence(error), as_json=bool(kwargs.get("as_json")))
+            except BaseException as error:  # its text may hold a record's values
+                if not unexpected(error):
+                    raise
+                _say("internal", scrubbed(error), as_json=bool(kwargs.get("as_json")))
             raise typer.Exit(code)
 
         on.command(name)(run)
@@ -89,9 +90,11 @@ def command(name: str, on: typer.Typer = app) -> Callable[[Callable[P, int]], Ca
     return register
 
 
-def _fail(sentence: str, code: int) -> NoReturn:
+def _say(kind: str, sentence: str, *, as_json: bool) -> None:
+    """The error as one line for people, and as the one JSON document for programs that asked for one."""
+    if as_json:
+        print_json({"error": kind, "message": sentence})
     typer.echo(f"healthingest: {sentence}", err=True)
-    raise typer.Exit(code)
 
 
 # --- ingest ------------------------------------------------------------------------------------------------------
@@ -126,6 +129,8 @@ def ingest_command(
 
 
 def _landed(places: "Places") -> list[Path]:
+    if not places.landing.is_dir():
+        raise UsageError(f"There is no landing zone at {places.landing}; make it, or set HEALTHINGEST_HOME.")
     from healthingest.landing.discovery import list_landing
 
     return [landed.path for landed in list_landing(places.landing)]
@@ -189,7 +194,9 @@ def _ingest_one(platform: "Platform", path: Path, show: Callable[[str], None]) -
         return _problem(path, "error", str(error))
     except OSError as error:
         return _problem(path, "error", _system_sentence(error))
-    except Exception as error:  # noqa: BLE001 - its text may hold a record's values
+    except BaseException as error:  # its text may hold a record's values
+        if not unexpected(error):
+            raise
         return _problem(path, "error", scrubbed(error))
 
 
@@ -227,9 +234,8 @@ def _report(platform: "Platform", outcomes: "list[Outcome]") -> None:
 
         report_to_home(platform, outcomes)
     except Exception as error:  # noqa: BLE001 - whatever Dagster's storage raises
-        typer.echo(
-            f"healthingest: Dagster was not told of this ({type(error).__name__}); check DAGSTER_HOME.", err=True
-        )
+        told = f"The files are ingested, but Dagster was not told ({type(error).__name__}); is DAGSTER_HOME right?"
+        typer.echo(f"healthingest: {told}", err=True)
 
 
 # --- status ------------------------------------------------------------------------------------------------------
@@ -237,7 +243,9 @@ def _report(platform: "Platform", outcomes: "list[Outcome]") -> None:
 
 @command("status")
 def status_command(
-    wait: Annotated[float, typer.Option(help="Wait up to so many seconds until every landed file is decided.")] = 0,
+    wait: Annotated[
+        float, typer.Option(min=0, help="Wait up to so many seconds until every landed file is decided.")
+    ] = 0,
     as_json: Json = False,
 ) -> int:
     """What has landed, what became of it, and when each client delivered last.
@@ -278,7 +286,12 @@ def export_command(
 
     if out.suffix not in {".csv", ".parquet"}:
         raise UsageError("--out must end in .csv or .parquet.")
-    frame = export_frame(Platform.open(), profile=profile.value, clients=client)
+    if out.is_dir() or not out.absolute().parent.is_dir():
+        raise UsageError(f"--out {out} is a folder, or lies in one that does not exist.")
+    platform = Platform.open()
+    if out.resolve().is_relative_to(platform.places.output):
+        raise UsageError(f"--out must not lie in {platform.places.output}: it holds values in clear.")
+    frame = export_frame(platform, profile=profile.value, clients=client)
     write_private(frame, out)
     if as_json:
         print_json({"file": str(out), "members": frame.height, "columns": frame.columns, "profile": profile.value})

@@ -91,6 +91,11 @@ def _tables(places: Places) -> Iterator[Finding]:
     from healthingest.lake.sightings import Sightings
     from healthingest.lake.silver import Silver
 
+    if (places.keyring).exists():
+        from healthingest.lake.lake import Lake
+        from healthingest.privacy.keyring import load_keyring
+
+        Lake.of(places, load_keyring(places)).require_whole()
     for table in (t.at(places.output) for t in (Silver, Quarantine, Sightings, Audit)):
         number = table.version()
         yield Finding("ok", f"table {table.path.name}", "not yet made" if number is None else f"version {number}")

@@ -66,10 +66,21 @@ class AccountingError(PermanentError):
     kind = "accounting"
 
 
+class IncompleteError(HealthingestError):
+    """A table or file that must be there is gone; an operator must restore it."""
+
+    kind = "incomplete"
+
+
 class ContentionError(HealthingestError):
     """Other writers kept winning; a later re-run is expected to succeed."""
 
     kind = "contention"
+
+
+def unexpected(error: BaseException) -> bool:
+    """Whether an exception is an error, and not a request to stop: panics of Rust libraries are no `Exception`."""
+    return isinstance(error, Exception) or type(error).__name__ == "PanicException"
 
 
 def scrubbed(error: BaseException) -> str:

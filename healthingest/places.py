@@ -35,6 +35,8 @@ class Places:
         home = Path(env.get("HEALTHINGEST_HOME") or Path.cwd()).expanduser().resolve()
 
         def place(name: str, default: Path) -> Path:
+            if "://" in env.get(name, ""):
+                raise UsageError(f"{name} must be a local folder; object stores are not supported yet.")
             return Path(env.get(name) or default).expanduser().resolve()
 
         mode = env.get("HEALTHINGEST_ENV") or "dev"

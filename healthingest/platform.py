@@ -27,11 +27,14 @@ class Platform:
 
         Raises:
             KeyringError: the keyring is missing, damaged or not the one the data was written with.
+            IncompleteError: a table is gone that others say was there.
             UsageError: a HEALTHINGEST_* variable holds something that is not allowed.
         """
         places = places or Places.from_env()
         keyring = open_keyring(places)
-        return cls(places, load_clients(places), keyring, Lake.of(places, keyring))
+        lake = Lake.of(places, keyring)
+        lake.require_whole()
+        return cls(places, load_clients(places), keyring, lake)
 
     def route(self, file_name: str) -> FileName:
         """Which client and partition a file name belongs to.

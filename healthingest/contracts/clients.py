@@ -25,6 +25,7 @@ from healthingest.places import Places
 #: Keys of a config that decide what a delivery becomes; the rest (alerts, freshness, ...) may change at any time.
 _PINNED = {"client_id", "contract", "source", "columns", "rules", "quality", "schema_evolution", "silver"}
 CLIENT_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,62}")
+_ASCII = "member_id,\n"
 _UNITS = {"m": "minutes", "h": "hours", "d": "days"}
 
 
@@ -76,6 +77,8 @@ class Source(Strict):
                 "x".encode(name)  # not codecs.lookup, which also knows hex and zip
             except (LookupError, ValueError):
                 raise ValueError(f"there is no encoding {name}; common ones are utf-8, cp1252, latin-1") from None
+            if not name.lower().startswith(("utf-16", "utf_16")) and _ASCII.encode(name) != _ASCII.encode():
+                raise ValueError(f"{name} does not write ASCII as ASCII; only such encodings and UTF-16 can be read")
         if not value:
             raise ValueError("name at least one encoding, e.g. utf-8")
         return value
@@ -305,6 +308,11 @@ def _hold_against_contract(client: Client, document: strict_yaml.Document) -> No
         column = client.contract.column.get(date_from.column)
         if column is None or column.type != "date":
             raise document.error("this must be a date column of the contract.", ("source", "creation_date", "column"))
+        if not column.policy.drop:  # it comes to stand in silver, in the sequence and in statistics, in clear
+            raise document.error(
+                f"{column.name} is a member's value; only a column with the policy drop may order records.",
+                ("source", "creation_date", "column"),
+            )
 
 
 def fingerprint(configs: Path) -> str:

@@ -11,7 +11,7 @@ from pathlib import Path
 import polars as pl
 
 from healthingest.contracts.contract import Contract, load_contract
-from healthingest.errors import UsageError
+from healthingest.errors import IncompleteError, UsageError
 from healthingest.lake.silver import Snapshot
 from healthingest.platform import Platform
 
@@ -29,12 +29,13 @@ def export_frame(
     Raises:
         UsageError: no such profile or client.
         KeyringError: the keyring cannot open the vault.
+        IncompleteError: parts of the vault are gone.
     """
     if profile not in PROFILES:
         raise UsageError(f"There is no profile {profile}; there is {', '.join(PROFILES)}.")
     silver = platform.lake.silver
     if not silver.exists():
-        return pl.DataFrame(schema={"client_id": pl.String, "member_id": pl.String})
+        return _nobody(platform)
     table = silver.snapshot()
     rows = pl.scan_delta(table).collect()
     present = rows["client_id"].unique().sort().to_list()
@@ -48,16 +49,32 @@ def export_frame(
         for part in rows.filter(pl.col("client_id") == client_id).partition_by("_contract")
     ]
     if not parts:
-        return pl.DataFrame(schema={"client_id": pl.String, "member_id": pl.String})
+        return _nobody(platform)
     return pl.concat(parts, how="diagonal").sort("client_id", "member_id")
 
 
 def _operations(platform: Platform, snapshot: Snapshot, rows: pl.DataFrame) -> pl.DataFrame:
     contract = load_contract(platform.places.configs, rows["_contract"][0])
     values = platform.lake.vault.values(snapshot.client_id, rows.select("member_token", "_file_id"), contract.vaulted)
+    lost = rows.join(values, on=["member_token", "_file_id"], how="anti")
+    if lost.height and contract.vaulted:
+        raise IncompleteError(
+            f"The vault has no values for {lost.height} members of {snapshot.client_id}, from "
+            f"{lost['_file_id'].n_unique()} deliveries; restore {platform.lake.vault.root} from its backup."
+        )
     seen = platform.lake.sightings.last_seen(snapshot.client_id, snapshot.active)
     joined = rows.join(values, on=["member_token", "_file_id"], how="left").join(seen, on="member_token", how="left")
-    return joined.select("client_id", *_value_columns(contract), "creation_date", "last_seen")
+    # A keyring without a group's key opens the vault without that group's columns.
+    shown = [column for column in _value_columns(contract) if column in joined.columns]
+    return joined.select("client_id", *shown, "creation_date", "last_seen")
+
+
+def _nobody(platform: Platform) -> pl.DataFrame:
+    """No members, under the header that members would have."""
+    contracts = [client.contract for client in platform.clients.clients.values()]
+    columns = dict.fromkeys(column for contract in contracts for column in _value_columns(contract))
+    schema = {"client_id": pl.String()} | {c: pl.String() for c in columns or ("member_id",)}
+    return pl.DataFrame(schema=pl.Schema(schema | {"creation_date": pl.Date(), "last_seen": pl.Date()}))
 
 
 def _value_columns(contract: Contract) -> list[str]:

@@ -2,6 +2,9 @@
 
 from dataclasses import dataclass
 
+import polars as pl
+
+from healthingest.errors import IncompleteError
 from healthingest.lake.audit import Audit
 from healthingest.lake.bronze import Bronze
 from healthingest.lake.quarantine import Quarantine
@@ -22,6 +25,24 @@ class Lake:
     vault: Vault
     silver: Silver
     audit: Audit
+
+    def require_whole(self) -> None:
+        """Refuse to go on where a table is gone that others say was there; a new one would hide the loss.
+
+        Raises:
+            IncompleteError: silver or sightings are missing although deliveries were applied.
+        """
+        if not self.silver.exists():
+            applied = self.audit.frame(["file_id"], pl.col("status") == "succeeded").height
+            if applied:
+                raise IncompleteError(
+                    f"{self.silver.path} is missing, but the audit table says that {applied} deliveries were applied; "
+                    "restore it from its backup."
+                )
+        elif not self.sightings.exists() and self.silver.frame(["member_token"]).height:
+            raise IncompleteError(
+                f"{self.sightings.path} is missing, but silver has members; restore it from its backup."
+            )
 
     @classmethod
     def of(cls, places: Places, keyring: Keyring) -> "Lake":

@@ -21,7 +21,7 @@ class Landed:
     name: str
     #: Bytes.
     size: int
-    #: Last change of content or of its place in the folder, whichever is later; nanoseconds since the epoch.
+    #: Last change of content, name or permissions; nanoseconds since the epoch.
     changed_ns: int
 
 
@@ -35,8 +35,8 @@ def look(path: Path) -> Landed | None:
         return None
     if not stat.S_ISREG(info.st_mode):
         return None
-    # ctime as well: `cp -p` and `mv` keep an old mtime, and a clock set back must not hide a change.
-    return Landed(path, path.name, info.st_size, max(info.st_mtime_ns, info.st_ctime_ns))
+    # ctime, because nobody can set it: `cp -p` and `unzip` bring any mtime, also one that lies ahead.
+    return Landed(path, path.name, info.st_size, info.st_ctime_ns)
 
 
 def list_landing(landing: Path) -> list[Landed]:

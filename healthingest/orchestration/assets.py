@@ -14,7 +14,7 @@ import dagster as dg
 
 from healthingest.contracts.clients import Client, ClientSet
 from healthingest.contracts.contract import Contract
-from healthingest.errors import ContentionError, HealthingestError, UnroutableError, scrubbed
+from healthingest.errors import ContentionError, HealthingestError, UnroutableError, scrubbed, unexpected
 from healthingest.ingest import deliveries, ingest, register
 from healthingest.landing.discovery import list_landing, settle
 from healthingest.model import Delivery, Outcome
@@ -162,7 +162,7 @@ def _process_deliveries(
             found = _in_bronze(platform, client_id, day, config.file_name) or _register(
                 platform, client_id, day, config.file_name
             )
-            outcomes = [ingest(platform, delivery, run_id=context.run.run_id) for delivery in found]
+            outcomes = _ingest_all(platform, found, context.run.run_id)
         for outcome in outcomes:
             if outcome.fresh and outcome.status == "succeeded":
                 context.log_event(feed_event(outcome))
@@ -170,6 +170,16 @@ def _process_deliveries(
         refuse_unfinished(outcomes)
 
     return process_deliveries
+
+
+def _ingest_all(platform: Platform, found: Sequence[Delivery], run_id: str) -> list[Outcome]:
+    """The outcomes of each file name's newest delivery; earlier ones are history, and only ended if one died."""
+    newest = {d.file_name: d for d in sorted(found, key=lambda d: d.delivery_no)}
+    ended = platform.lake.audit.decided([d.file_id for d in found])
+    for delivery in found:
+        if delivery != newest[delivery.file_name] and delivery.file_id not in ended:
+            ingest(platform, delivery, run_id=run_id)
+    return [ingest(platform, delivery, run_id=run_id) for delivery in newest.values()]
 
 
 def _specs(partitions: dg.PartitionsDefinition, contract: Contract | None) -> list[dg.AssetSpec]:
@@ -249,7 +259,9 @@ def readable_errors() -> Iterator[None]:
         raise dg.Failure(str(error), allow_retries=isinstance(error, ContentionError)) from None
     except dg.Failure:
         raise
-    except Exception as error:  # noqa: BLE001 - its text may hold a record's values
+    except BaseException as error:  # its text may hold a record's values
+        if not unexpected(error):
+            raise
         raise dg.Failure(scrubbed(error), allow_retries=True) from None
 
 

@@ -69,12 +69,11 @@ def init_keyring(places: Places) -> Path:
         KeyringError: one exists, its place is inside a data folder, or the output holds data of another keyring.
     """
     _refuse_data_folder(places)
+    if places.keyring.exists():
+        raise KeyringError(f"A keyring exists at {places.keyring}; it is left as it is.")
     remembered = _remembered_id(places)
     if remembered is not None:
-        raise KeyringError(
-            f"{places.output} holds data written with keyring {remembered}, which is not at {places.keyring}. "
-            "Restore that keyring from its backup; a new one could not read the data."
-        )
+        raise KeyringError(_missing(places))
     body = {
         "format": _FORMAT,
         "keyring_id": secrets.token_hex(8),
@@ -105,9 +104,7 @@ def open_keyring(places: Places) -> Keyring:
     """
     if not places.keyring.exists():
         if places.env == "prod":
-            raise KeyringError(
-                f"There is no keyring at {places.keyring}; run 'healthingest keys init' once, or restore the backup."
-            )
+            raise KeyringError(_missing(places))
         with contextlib.suppress(FileExistsError):
             try:
                 init_keyring(places)
@@ -131,6 +128,8 @@ def load_keyring(places: Places) -> Keyring:
         KeyringError: as `open_keyring`.
     """
     _refuse_data_folder(places)
+    if not places.keyring.exists():
+        raise KeyringError(_missing(places))
     try:
         mode = places.keyring.stat().st_mode & 0o777
         body = json.loads(places.keyring.read_text())
@@ -149,6 +148,16 @@ def load_keyring(places: Places) -> Keyring:
             "set HEALTHINGEST_KEYRING to the right one."
         )
     return keyring
+
+
+def _missing(places: Places) -> str:
+    remembered = _remembered_id(places)
+    if remembered is None:
+        return f"There is no keyring at {places.keyring}; make it once: healthingest keys init"
+    return (
+        f"There is no keyring at {places.keyring}, but {places.output} holds data written with keyring {remembered}; "
+        "restore it from its backup, a new one could not read the data."
+    )
 
 
 def keyring_status(places: Places) -> dict[str, Any]:

@@ -101,6 +101,12 @@ class SealedReader(io.RawIOBase):
         """Yes."""
         return True
 
+    def close(self) -> None:
+        """Close the sealed file too."""
+        if not self.closed:
+            self._source.close()
+        super().close()
+
     def readinto(self, target: bytearray | memoryview) -> int:  # type: ignore[override]
         """Fill `target` with the next plain bytes."""
         while not self._rest and not self._ended:

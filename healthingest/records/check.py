@@ -72,14 +72,14 @@ def _divide(
     split = _timed(clock, "validate", lambda: validator.split(rows, delivery_date))
     contract = client.contract
     standard = [pl.col(c.name + STANDARD).alias(c.name) if c.parsed else pl.col(c.name) for c in contract.columns]
-    return split.accepted.select(RECORD_NO, *standard), _as_received(batch.rows, split, client.config.source.delimiter)
+    return split.accepted.select(RECORD_NO, *standard), _as_received(batch.cells, split, client.config.source.delimiter)
 
 
-def _as_received(rows: pl.DataFrame, split: Split, delimiter: str) -> pl.DataFrame:
-    """The rejected records as the file wrote them (columns the contract knows), with their reasons."""
+def _as_received(fields: pl.DataFrame, split: Split, delimiter: str) -> pl.DataFrame:
+    """The rejected records with all fields that the file gave them, in its order, and their reasons."""
     if split.rejected.is_empty():
         return pl.DataFrame(schema=REJECTED_SCHEMA)
-    received = rows.join(split.rejected.select(RECORD_NO), on=RECORD_NO, how="semi", maintain_order="left")
+    received = fields.join(split.rejected.select(RECORD_NO), on=RECORD_NO, how="semi", maintain_order="left")
     cells: Iterable[tuple[str | None, ...]] = received.drop(RECORD_NO).iter_rows()
     return pl.DataFrame(
         {

@@ -48,6 +48,8 @@ class Batch:
     #: Rejected by the reader: RECORD_NO (Int64), raw (Binary, as received), reasons (list of Reason), expected_fields,
     #: found_fields (Int32, null unless malformed).
     rejected: pl.DataFrame
+    #: RECORD_NO and every field of the same records by its place, c0, c1, ... (String), as the file has them.
+    cells: pl.DataFrame
 
 
 @dataclass
@@ -256,7 +258,7 @@ class RecordReader:
             if rows is not None
             else pl.DataFrame(schema={RECORD_NO: pl.Int64} | dict.fromkeys(picked, pl.String))
         )
-        return Batch(frame, pl.DataFrame(rejects, schema=REJECTED_SCHEMA))
+        return Batch(frame, pl.DataFrame(rejects, schema=REJECTED_SCHEMA), frame if rows is None else rows)
 
     def _numbered(self, table: pa.Table) -> pl.DataFrame:
         """Give each row its number: the parser numbers only the malformed ones, the others fill the gaps."""
@@ -320,6 +322,11 @@ class RecordReader:
     # --- what must hold at the end ---------------------------------------------------------------------------
 
     def _check_trailer(self) -> None:
+        if self.client.config.source.trailer and not self.facts.trailer_bytes:
+            raise DeliveryError(
+                "trailer", "The last line is not the trailer record that this client's files end with; the file may be "
+                "cut off: send it again."
+            )  # fmt: skip
         stated = self.facts.trailer_count
         if stated is not None and stated != self._records:
             raise DeliveryError(

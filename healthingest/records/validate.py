@@ -84,7 +84,7 @@ class Validator:
 
     def _failures(self, frame: pl.DataFrame) -> Iterator[tuple[str, pl.Series]]:
         """Check name and mask of the failing rows, for each check that fails anywhere."""
-        if type(self.schema.get_backend(pl.DataFrame())).__module__ != _NATIVE_BACKEND:
+        if _backend(self.schema) != _NATIVE_BACKEND:
             raise ValidationError("Pandera does not use its native polars backend; unset PANDERA_USE_NARWHALS_BACKEND.")
         # Explicit, because PANDERA_VALIDATION_ENABLED=False in the environment would switch validation off silently.
         with config_context(validation_enabled=True, validation_depth=ValidationDepth.SCHEMA_AND_DATA):
@@ -99,6 +99,13 @@ class Validator:
             if code is not SchemaErrorReason.DATAFRAME_CHECK or name not in self.reasons or rows != frame.height:
                 raise ValidationError(f"The rule {name} could not be evaluated on this delivery; correct the rule.")
             yield name, ~output["check_output"].fill_null(value=False)
+
+
+def _backend(schema: pa.DataFrameSchema) -> str | None:
+    try:
+        return type(schema.get_backend(pl.DataFrame())).__module__
+    except ImportError:  # the environment asks for one that is not installed
+        return None
 
 
 def _name(check: object) -> str:

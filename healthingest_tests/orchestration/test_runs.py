@@ -203,6 +203,48 @@ def test_the_watch_fails_for_a_late_client_and_for_one_that_never_delivered(
     assert "never delivered" in str(delivery_expected(home, home.clients.clients["never"]).description)
 
 
+def test_a_corrected_file_under_the_same_name_makes_the_partition_green(
+    home: Platform, instance: dg.DagsterInstance
+) -> None:
+    home = configure(home, "client_id: acme\nquality: {on_breach: hold}\n")
+    drop(home, "acme_20250106.csv", csv_of(line("M1", dob="x")))
+    assert not run(home, instance).success
+    drop(home, "acme_20250106.csv", csv_of(line("M1")))
+    for file_name in (None, "acme_20250106.csv"):
+        result = run(home, instance, file_name=file_name)
+        assert result.success
+        assert checks_of(result)["invalid_ratio"].passed
+    assert home.lake.audit.frame(["delivery_no", "status"]).sort("delivery_no").rows() == [
+        (1, "held"),
+        (2, "succeeded"),
+    ]
+
+
+def test_a_panic_of_a_rust_library_leaves_no_value_in_dagsters_storage(
+    home: Platform, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def panic(*_: object) -> None:
+        raise pl.exceptions.PanicException("byte index 1 is not a char boundary; it is inside Zqxlast")
+
+    monkeypatch.setattr("healthingest.records.check.standardize", panic)
+    drop(home, "acme_20250106.csv", csv_of(line("M1")))
+    result = run(home, instance)
+    assert not result.success
+    assert "PanicException" in failure_text(result)
+    assert "Zqxlast" not in "".join(str(event) for event in result.all_events)
+
+
+def test_a_partition_can_be_reported_again_and_again(home: Platform, tmp_path: Path) -> None:
+    with dg.DagsterInstance.local_temp(str(tmp_path)) as instance:
+        for city in ("Boston", "Salem", "Lowell"):
+            outcome = deliver(home, "acme_20250106.csv", csv_of(line("M1", city=city)))
+            report(instance, home, [outcome])
+        report(instance, home, [outcome, deliver(home, "acme_20250107.csv", csv_of(line("M1")))])
+        feed = instance.fetch_materializations(dg.AssetKey(["client_feed", "acme"]), limit=9).records
+        assert len(feed) == 5
+        assert instance.get_materialized_partitions(dg.AssetKey("silver")) == {KEY, "acme|2025-01-07"}
+
+
 def test_what_the_cli_reports_is_what_a_run_would_have_reported(home: Platform, instance: dg.DagsterInstance) -> None:
     outcome = deliver(home, "acme_20250106.csv", csv_of(line("M1"), line("M2", dob="x")))
     report(instance, home, [outcome])

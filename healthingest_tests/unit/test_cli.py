@@ -421,7 +421,7 @@ def test_export_of_one_client_holds_that_client_only(used: Shell, tmp_path: Path
 
 def test_export_to_a_place_that_does_not_exist_is_one_sentence(used: Shell, tmp_path: Path) -> None:
     said = used.run("export", "--out", tmp_path / "absent" / "members.csv")
-    assert said.code == 1
+    assert said.code == 2
     assert "absent" in one_line(said)
 
 
@@ -574,3 +574,28 @@ def test_run_pipeline_refuses_an_option_it_does_not_know(shell: Shell) -> None:
     )
     assert done.returncode == 2
     assert "--once" in done.stderr
+
+
+def test_an_error_with_json_is_one_document_too(shell: Shell) -> None:
+    said = shell.run("export", "--out", "x.txt", "--json")
+    assert said.code == 2
+    assert json.loads(said.out)["error"] == "usage"
+    assert one_line(said)
+
+
+def test_an_export_into_the_data_folder_is_refused(used: Shell) -> None:
+    said = used.run("export", "--out", used.root / "home" / "output" / "m.csv")
+    assert said.code in {1, 2}
+    assert "output" in one_line(said)
+
+
+def test_a_mistyped_home_is_no_new_installation(shell: Shell, tmp_path: Path) -> None:
+    said = shell.run("ingest", "--all", env={"HEALTHINGEST_HOME": str(tmp_path / "typo")})
+    assert said.code == 2
+    assert not (tmp_path / "typo").exists()
+
+
+def test_an_object_store_address_is_refused_and_makes_no_folder(shell: Shell, tmp_path: Path) -> None:
+    said = shell.run("status", env={"HEALTHINGEST_OUTPUT": "s3://bucket/prefix"})
+    assert said.code == 2
+    assert "HEALTHINGEST_OUTPUT" in one_line(said)

@@ -3,6 +3,7 @@
 import gzip
 import itertools
 import multiprocessing as mp
+import shutil
 from collections.abc import Callable, Sequence
 from datetime import date
 from pathlib import Path
@@ -11,7 +12,8 @@ import polars as pl
 import pytest
 from deltalake import DeltaTable
 
-from healthingest.errors import UnroutableError
+from healthingest.doctor import examine
+from healthingest.errors import IncompleteError, UnroutableError
 from healthingest.ingest import deliveries, ingest, record_unroutable, register
 from healthingest.lake.audit import Audit
 from healthingest.lake.export import export_frame
@@ -352,13 +354,14 @@ GZ = gzip.compress(csv_of(line("M1")).encode())
         ("acme_20250107.csv", line("M1") + "\n", "missing_column"),
         ("acme_20250107.csv", csv_of(line("M1"), header=HEADER.replace("city", "zip")), "duplicate_column"),
         ("acme_20250107.csv", csv_of(line("M1"), "TRAILER,2"), "trailer"),
+            ("acme_20250107.csv", csv_of(line("M1"), line("M2")), "trailer"),
     ],
 )  # fmt: skip
 def test_a_delivery_that_fails_as_a_whole_merges_nothing_and_is_recorded(
     home: Platform, name: str, data: str | bytes, kind: str
 ) -> None:
     home = configure(home, "client_id: acme\nsource: {trailer: {starts_with: TRAILER, count_field: 2}}\n")
-    deliver(home, "acme_20250106.csv", csv_of(line("M9")))
+    assert deliver(home, "acme_20250106.csv", csv_of(line("M9"), "TRAILER,1")).status == "succeeded"
     before = versions(home)
     failed = deliver(home, name, data)
     assert (failed.status, failed.error_kind, failed.fresh) == ("failed", kind, True)
@@ -568,3 +571,40 @@ def test_processes_with_different_deliveries_of_one_client_end_as_one_after_the_
     )
     assert parts.to_series().all()
     assert home.lake.silver.frame().select("client_id", "member_token").is_unique().all()
+
+
+def test_a_rejected_record_is_sealed_with_all_its_fields_in_the_files_order(home: Platform) -> None:
+    deliver(home, "acme_20250106.csv", "note,last_name,first_name,member_id,dob\nhello,LAST,FIRST,M1,1980-99-01\n")
+    row = home.lake.quarantine.frame().to_dicts()[0]
+    opened = open_record(home.keyring, "acme", row["file_id"], row["record_no"], row["sealed_record"])
+    assert opened == b"hello,LAST,FIRST,M1,1980-99-01"
+
+
+@pytest.mark.parametrize("lost", ["silver", "checkpoint/sightings"])
+def test_a_lost_table_is_an_error_and_not_a_new_one(home: Platform, lost: str) -> None:
+    deliver(home, "acme_20250106.csv", csv_of(line("M1")))
+    shutil.rmtree(home.places.output / lost)
+    with pytest.raises(IncompleteError, match="restore it from its backup"):
+        Platform.open(home.places)
+    assert any(f.state == "fail" and "restore" in f.text for f in examine(home.places))
+
+
+def test_an_export_refuses_members_whose_values_are_gone(home: Platform) -> None:
+    deliver(home, "acme_20250106.csv", csv_of(line("M1"), line("M2")))
+    deliver(home, "acme_20250107.csv", csv_of(line("M2", city="Salem")))
+    next((home.places.output / "vault" / "client_id=acme").glob("*-2-*.parquet")).unlink()
+    with pytest.raises(IncompleteError, match="no values for 1 members of acme"):
+        export_frame(home)
+
+
+def test_a_date_that_is_a_members_value_cannot_order_records(home: Platform) -> None:
+    text = "client_id: acme\nsource: {creation_date: {from: column, column: dob}}\n"
+    problem = configure(home, text).clients.problems[0]
+    assert "policy drop" in str(problem)
+    assert problem.key == "source.creation_date.column"
+
+
+def test_an_empty_export_has_the_header_that_members_would_have(home: Platform) -> None:
+    empty = export_frame(home).columns
+    deliver(home, "acme_20250106.csv", csv_of(line("M1")))
+    assert empty == export_frame(home).columns
