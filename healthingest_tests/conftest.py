@@ -5,6 +5,7 @@ Everything that changes configs returns a freshly opened Platform, since an open
 """
 
 import itertools
+import os
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -25,6 +26,11 @@ DATA = REPO.parent / "shared" / "data"
 
 HEADER = "member_id,first_name,last_name,dob,gender,address,city,state,zip,phone_number,email"
 _runs = itertools.count(1)
+
+
+def examples(number: int) -> int:
+    """How many inputs a property test tries: fifty times as many with `scripts/lint_and_test.sh --nightly`."""
+    return number * 50 if os.environ.get("HEALTHINGEST_NIGHTLY") else number
 
 
 def line(member_id: str, **values: str) -> str:

@@ -46,9 +46,9 @@ def running(*commands: list[str], env: dict[str, str], cwd: Path) -> Iterator[Pa
     with log.open("ab") as out:
         try:
             for name, *words in commands:
-                process = subprocess.Popen(
-                    [str(BIN / name), *words], env=env, cwd=cwd, stdout=out, stderr=out, start_new_session=True
-                )
+                # Default signals: under a shell's `&` INT is ignored, and Dagster then ignores TERM as well.
+                command = ["env", "--default-signal=INT,TERM", str(BIN / name), *words]
+                process = subprocess.Popen(command, env=env, cwd=cwd, stdout=out, stderr=out, start_new_session=True)
                 started.append(process)
             yield log
         finally:

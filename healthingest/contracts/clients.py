@@ -178,6 +178,14 @@ class ClientConfig(Strict):
             raise ValueError("a contract is named like member/1")
         return value
 
+    @field_validator("owners")
+    @classmethod
+    def _reachable(cls, value: list[str]) -> list[str]:
+        for owner in value:  # what Dagster takes; anything else would keep all definitions from loading
+            if not re.fullmatch(r"team:[A-Za-z0-9_ .-]+|[A-Za-z0-9._%+-]+@[A-Za-z0-9.-]+\.[A-Za-z]{2,7}", owner):
+                raise ValueError('an owner is an e-mail address, or "team:" and a name')
+        return value
+
     @field_validator("alerts")
     @classmethod
     def _no_secrets(cls, value: dict[str, str]) -> dict[str, str]:

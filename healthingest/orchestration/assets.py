@@ -96,14 +96,9 @@ def _bronze_files(
             taken = _register(platform, client_id, day, config.file_name)
             for delivery in taken:
                 context.log.info("%s: delivery %s of its slot", delivery.file_name, delivery.delivery_no)
+            seconds = {"seconds/register": round(time.perf_counter() - start, 3)}
             return dg.MaterializeResult(
-                metadata={
-                    "files": ", ".join(d.file_name for d in taken),
-                    "file ids": ", ".join(d.file_id for d in taken),
-                    "bytes": sum(d.file_bytes for d in taken),
-                    "seconds/register": round(time.perf_counter() - start, 3),
-                    "dagster/uri": str(platform.lake.bronze.root / client_id),
-                },
+                metadata=metadata.of_bronze(taken, platform.lake.bronze.root / client_id) | seconds,
                 data_version=dg.DataVersion("-".join(sorted(d.file_id for d in taken))),
             )
 
@@ -154,7 +149,7 @@ def _process_deliveries(
     )
     def process_deliveries(
         context: dg.AssetExecutionContext, config: FileConfig
-    ) -> Iterator[dg.MaterializeResult[Any] | dg.AssetCheckResult]:
+    ) -> Iterator[dg.MaterializeResult[Any] | dg.AssetCheckResult | dg.AssetMaterialization]:
         with readable_errors():
             platform = open_platform()
             client_id, day = _partition(context)
@@ -162,24 +157,32 @@ def _process_deliveries(
             found = _in_bronze(platform, client_id, day, config.file_name) or _register(
                 platform, client_id, day, config.file_name
             )
-            outcomes = _ingest_all(platform, found, context.run.run_id)
-        for outcome in outcomes:
-            if outcome.fresh and outcome.status == "succeeded":
-                context.log_event(feed_event(outcome))
+            outcomes = []
+            for outcome, newest in _ingest_all(platform, found, context.run.run_id):
+                if outcome.fresh and outcome.status == "succeeded":
+                    # Yielded at once: were a later delivery to raise, what log_event took would be lost, and the retry
+                    # finds this one decided.
+                    yield feed_event(outcome)
+                if newest:
+                    outcomes.append(outcome)
         yield from _selected(context, results(platform, outcomes))
         refuse_unfinished(outcomes)
 
     return process_deliveries
 
 
-def _ingest_all(platform: Platform, found: Sequence[Delivery], run_id: str) -> list[Outcome]:
-    """The outcomes of each file name's newest delivery; earlier ones are history, and only ended if one died."""
+def _ingest_all(platform: Platform, found: Sequence[Delivery], run_id: str) -> Iterator[tuple[Outcome, bool]]:
+    """Each outcome as it comes, and whether it is that of its file name's newest delivery.
+
+    Earlier ones are history, and only ended if one died.
+    """
     newest = {d.file_name: d for d in sorted(found, key=lambda d: d.delivery_no)}
     ended = platform.lake.audit.decided([d.file_id for d in found])
     for delivery in found:
         if delivery != newest[delivery.file_name] and delivery.file_id not in ended:
-            ingest(platform, delivery, run_id=run_id)
-    return [ingest(platform, delivery, run_id=run_id) for delivery in newest.values()]
+            yield ingest(platform, delivery, run_id=run_id), False
+    for delivery in newest.values():
+        yield ingest(platform, delivery, run_id=run_id), True
 
 
 def _specs(partitions: dg.PartitionsDefinition, contract: Contract | None) -> list[dg.AssetSpec]:

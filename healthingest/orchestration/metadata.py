@@ -1,6 +1,7 @@
 """What the Dagster UI shows of an outcome: counts, tables, schemas, lineage. Never a value of a record."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import dagster as dg
@@ -10,7 +11,7 @@ from healthingest.lake.audit import SCHEMA as AUDIT_SCHEMA
 from healthingest.lake.delta import Table
 from healthingest.lake.quarantine import SCHEMA as QUARANTINE_SCHEMA
 from healthingest.lake.silver import BASE, COMMENTS, readable_columns
-from healthingest.model import Counts, Outcome
+from healthingest.model import Counts, Delivery, Outcome
 
 Metadata = dict[str, Any]
 _SHOWN_RULES = 20
@@ -103,6 +104,16 @@ def stages(outcomes: Sequence[Outcome]) -> Metadata:
         for stage, seconds in outcome.stages.items():
             total[f"seconds/{stage}"] = round(total.get(f"seconds/{stage}", 0.0) + seconds, 3)
     return dict(total)
+
+
+def of_bronze(deliveries: Sequence[Delivery], folder: Path) -> Metadata:
+    """What is shown on a materialization of bronze."""
+    return {
+        "files": ", ".join(d.file_name for d in deliveries),
+        "file ids": ", ".join(d.file_id for d in deliveries),
+        "bytes": sum(d.file_bytes for d in deliveries),
+        "dagster/uri": str(folder),
+    }
 
 
 def of_silver(outcomes: Sequence[Outcome], table: Table) -> Metadata:

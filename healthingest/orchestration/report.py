@@ -7,6 +7,7 @@ from itertools import groupby
 import dagster as dg
 
 from healthingest.model import Outcome
+from healthingest.orchestration import metadata
 from healthingest.orchestration.assets import feed_event, results
 from healthingest.orchestration.partitions import partition_key
 from healthingest.platform import Platform
@@ -32,7 +33,7 @@ def _report_partition(instance: dg.DagsterInstance, platform: Platform, outcomes
     for outcome in outcomes:
         if outcome.status == "succeeded":
             instance.report_runless_asset_event(feed_event(outcome))
-    shown = {"files": ", ".join(o.delivery.file_name for o in outcomes)}
+    shown = metadata.of_bronze([o.delivery for o in outcomes], platform.lake.bronze.root / delivery.client_id)
     instance.report_runless_asset_event(dg.AssetMaterialization("bronze_files", partition=key, metadata=shown))
     for result in results(platform, outcomes):
         if isinstance(result, dg.AssetCheckResult):

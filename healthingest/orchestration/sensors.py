@@ -23,8 +23,9 @@ from healthingest.platform import Platform
 if TYPE_CHECKING:
     from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
 
-#: Dagster ends a tick after 60 s; digests of large files must leave room for the run requests.
-_DIGEST_SECONDS = 15.0
+#: Dagster ends a tick after 60 s; digests and audit rows must leave room for the run requests. A tick that is ended
+#: keeps no cursor: without a limit, a few thousand unroutable files (26 ms each) would end every tick, for ever.
+_WORK_SECONDS = 15.0
 _RUNS_PER_TICK = 50
 #: The daemon looks every 5 s; 5 here is missed by a hair now and then, which costs another 5.
 _INTERVAL_SECONDS = 3
@@ -65,16 +66,22 @@ def landing_zone_sensor(
             platform.route,
             platform.waits_for,
         )
-        remarks += _note_unroutable(platform, planned, seen)
         remarks += [f"{name} waits for its client's config." for name in planned.waiting]
-        requests = _requests(platform, planned, partitions, seen)
-        for remark in remarks:
-            context.log.warning(remark)
+        deadline = time.monotonic() + _WORK_SECONDS
+        known, unknown = _split_by_partition(planned, partitions)
+        remarks += [f"{name} waits for the code location to reload." for name in unknown]
+        requests = _requests(platform, known, seen, deadline)  # first: good files do not wait for bad ones
+        noted, evidence = _note_unroutable(platform, planned, seen, deadline)
+        remarks += noted
+        if requests:  # else the skip reason says it
+            for remark in remarks:
+                context.log.warning(remark)
         reason = " ".join(remarks) or "Nothing new in the landing zone."
         return dg.SensorResult(
             run_requests=requests,
             skip_reason=None if requests else dg.SkipReason(reason),
             cursor=dump_seen(seen, listing),
+            asset_events=evidence,
         )
 
     return landing_zone
@@ -95,28 +102,51 @@ def _worth_a_look(files: list[Landed], seen: Seen, platform: Platform) -> list[L
     return [f for f in files if not leads_nowhere_still(f)]
 
 
-def _note_unroutable(platform: Platform, planned: Plan, seen: Seen) -> list[str]:
-    remarks = []
-    for landed, error in planned.unroutable:
+def _note_unroutable(
+    platform: Platform, planned: Plan, seen: Seen, deadline: float
+) -> tuple[list[str], list[dg.AssetObservation]]:
+    """Remarks on files that lead nowhere, and an observation on `audit` for each that got its row just now."""
+    remarks, evidence = [], []
+    for number, (landed, error) in enumerate(planned.unroutable):
+        if number and time.monotonic() > deadline:
+            remarks.append(f"{len(planned.unroutable) - number} more lead nowhere; the next tick notes them.")
+            break
+        shown = printable(landed.name)
         try:
-            record_unroutable(platform, landed.path, error, run_id="")
+            fresh = record_unroutable(platform, landed.path, error, run_id="")
         except Exception as problem:  # noqa: BLE001 - one file must not stop the tick; it is looked at again
-            remarks.append(f"{printable(landed.name)}: {scrubbed(problem)}")
+            remarks.append(f"{shown}: {scrubbed(problem)}")
             continue
         seen[landed.name] = (landed.size, landed.changed_ns, UNROUTABLE)
-        remarks.append(f"{printable(landed.name)}: {error}")
-    return remarks
+        remarks.append(f"{shown}: {error}")
+        if fresh:
+            told = {"file": shown, "status": "unroutable", "reason": str(error)}
+            evidence.append(dg.AssetObservation("audit", description=f"{shown} leads nowhere.", metadata=told))
+    return remarks, evidence
+
+
+def _split_by_partition(
+    planned: Plan, partitions: dg.PartitionsDefinition
+) -> tuple[list[tuple[Landed, FileName]], list[str]]:
+    """Candidates whose partition these definitions know, and the names of the others, which a reload brings.
+
+    Before the cap on runs is applied: where no reload is possible, those that wait would fill it in every tick.
+    """
+    known, unknown = [], []
+    for landed, name in planned.candidates:
+        if partitions.has_partition_key(partition_key(name.client_id, name.creation_date)):
+            known.append((landed, name))
+        else:
+            unknown.append(name.name)
+    return known, unknown
 
 
 def _requests(
-    platform: Platform, planned: Plan, partitions: dg.PartitionsDefinition, seen: Seen
+    platform: Platform, candidates: list[tuple[Landed, FileName]], seen: Seen, deadline: float
 ) -> list[dg.RunRequest]:
     """A run for each new file; what exceeds the tick's budget stays unseen and comes with the next one."""
     ids: dict[str, tuple[Landed, FileName]] = {}
-    deadline = time.monotonic() + _DIGEST_SECONDS
-    for landed, name in planned.candidates[:_RUNS_PER_TICK]:
-        if not partitions.has_partition_key(partition_key(name.client_id, name.creation_date)):
-            continue  # a client or day that these definitions do not know yet: the reload brings it
+    for landed, name in candidates[:_RUNS_PER_TICK]:
         try:
             ids[platform.file_id(landed.path)] = (landed, name)
         except UnroutableError:  # it vanished meanwhile; if it comes back, it is seen again

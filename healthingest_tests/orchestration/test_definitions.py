@@ -80,6 +80,15 @@ def test_a_config_that_cannot_load_takes_out_its_own_client_only(tmp_path: Path,
     assert not any("acme" in key or "a|b" in key for key in keys)
 
 
+def test_owners_that_dagster_would_refuse_are_a_mistake_of_that_config_alone(tmp_path: Path) -> None:
+    fine = "owners: ['team:data-ops', 'ann.lee+dq@health-plan.example.org']"
+    home = install(tmp_path, {"acme": "client_id: acme\nowners: [bob]\n", "globex": f"client_id: globex\n{fine}\n"})
+    specs = {spec.key.to_user_string(): spec for spec in build_defs(home.places).resolve_all_asset_specs()}
+    assert {"client_feed/globex", "silver"} <= set(specs)
+    assert "client_feed/acme" not in specs
+    assert "acme.yaml:2, key 'owners" in str(home.clients.problems[0])
+
+
 def test_an_installation_without_clients_loads(tmp_path: Path) -> None:
     defs = build_defs(places_in(tmp_path))
     partitions = defs.resolve_assets_def("silver").partitions_def

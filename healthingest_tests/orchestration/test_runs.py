@@ -10,6 +10,7 @@ import dagster as dg
 import polars as pl
 import pytest
 
+from healthingest.ingest import register
 from healthingest.orchestration.build import build_defs
 from healthingest.orchestration.checks import delivery_expected
 from healthingest.orchestration.report import report
@@ -143,6 +144,53 @@ def test_a_file_refused_as_a_whole_fails_the_run_with_its_sentence_and_an_audit_
     assert "audit" in materialized(result)
 
 
+@pytest.mark.parametrize("first", ["", csv_of(line("M1"), line("M2", dob="x"))], ids=["failed", "held"])
+@pytest.mark.parametrize("file_name", ["acme_20250106.csv", None], ids=["by sensor", "by hand"])
+def test_a_corrected_file_of_the_same_name_ends_the_trouble(
+    home: Platform, instance: dg.DagsterInstance, first: str, file_name: str | None
+) -> None:
+    home = configure(home, "client_id: acme\nquality: {on_breach: hold}\n")
+    drop(home, "acme_20250106.csv", first)
+    assert not run(home, instance, file_name=file_name).success
+
+    drop(home, "acme_20250106.csv", csv_of(line("M1"), line("M2")))
+    result = run(home, instance, file_name=file_name)
+
+    assert result.success
+    assert {name: check.passed for name, check in checks_of(result).items()} == {
+        "invalid_ratio": True,
+        "row_accounting": True,
+    }
+    assert home.lake.silver.frame().height == 2
+    assert home.lake.audit.frame(["status"]).height == 2, "the refused one keeps its row"
+
+
+def test_a_correction_that_is_refused_too_fails_its_run(home: Platform, instance: dg.DagsterInstance) -> None:
+    drop(home, "acme_20250106.csv", csv_of(line("M1")))
+    assert run(home, instance).success
+    drop(home, "acme_20250106.csv", "")
+    assert not run(home, instance).success
+    assert "empty" in failure_text(run(home, instance))
+    assert home.lake.silver.frame().height == 1, "the delivery before it stands"
+
+
+def test_what_was_delivered_is_known_though_the_next_delivery_meets_a_fault(
+    home: Platform, instance: dg.DagsterInstance
+) -> None:
+    for number in (1, 2):
+        register(home, drop(home, f"acme_20250106_{number}.csv", csv_of(line(f"M{number}"))))
+    broken = next(r.delivery for r in home.lake.bronze.of_client("acme") if r.delivery.suffix == "2")
+    stored = [p for p in home.lake.bronze.root.rglob("*") if broken.file_id in str(p) and p.suffix != ".json"]
+    for path in (p for p in stored if p.is_file()):
+        path.unlink()
+        path.mkdir()
+
+    result = run(home, instance)
+
+    assert not result.success
+    assert materialized(result).count("client_feed/acme") == 1
+
+
 def test_one_bad_file_of_a_partition_does_not_keep_the_others_out(home: Platform, instance: dg.DagsterInstance) -> None:
     drop(home, "acme_20250106_1.csv", "")
     drop(home, "acme_20250106_2.csv", csv_of(line("M1")))
@@ -253,6 +301,9 @@ def test_what_the_cli_reports_is_what_a_run_would_have_reported(home: Platform, 
         assert [r.partition_key for r in records] == [KEY], asset
     feed = instance.fetch_materializations(dg.AssetKey(["client_feed", "acme"]), limit=5).records
     assert len(feed) == 1
+    bronze = instance.fetch_materializations(dg.AssetKey("bronze_files"), limit=1).records[0].asset_materialization
+    assert bronze is not None
+    assert bronze.metadata["file ids"].value == outcome.delivery.file_id
     evaluations = instance.get_event_records(dg.EventRecordsFilter(dg.DagsterEventType.ASSET_CHECK_EVALUATION))
     found = [r.event_log_entry.dagster_event.asset_check_evaluation_data for r in evaluations]
     assert {(e.check_name, e.passed, e.partition) for e in found} == {

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from healthingest.ingest import ingest, register
+from healthingest.orchestration import sensors
 from healthingest.orchestration.build import build_defs
 from healthingest.orchestration.tick import dump_seen, load_seen
 from healthingest.places import today
@@ -25,9 +26,10 @@ def instance() -> Iterator[dg.DagsterInstance]:
         yield made
 
 
-def tick(home: Platform, instance: dg.DagsterInstance, cursor: str | None = None) -> SensorExecutionData:
-    defs = build_defs(home.places)
-    repository = defs.get_repository_def()
+def tick(
+    home: Platform, instance: dg.DagsterInstance, cursor: str | None = None, defs: dg.Definitions | None = None
+) -> SensorExecutionData:
+    repository = (defs or build_defs(home.places)).get_repository_def()
     context = dg.build_sensor_context(instance, cursor=cursor, repository_def=repository, sensor_name="landing_zone")
     return repository.get_sensor_def("landing_zone").evaluate_tick(context)
 
@@ -90,6 +92,52 @@ def test_bad_names_never_stop_the_tick_and_get_one_audit_row_each(home: Platform
     rows = home.lake.audit.frame(["file_name", "status"])
     assert rows.height == len(bad) + 1
     assert set(rows["status"]) == {"unroutable"}
+
+
+def test_an_unroutable_file_leaves_evidence_in_dagster_once(home: Platform, instance: dg.DagsterInstance) -> None:
+    drop(home, "nobody_20250106.csv", csv_of(line("M1")))
+    first, second = tick(home, instance), tick(home, instance, None)
+    (event,) = first.asset_events
+    assert isinstance(event, dg.AssetObservation)
+    assert event.metadata["file"].value == "nobody_20250106.csv"
+    assert list(second.asset_events) == []
+    instance.report_runless_asset_event(event)
+    assert len(instance.fetch_observations(dg.AssetKey("audit"), limit=5).records) == 1
+
+
+def test_many_unroutable_files_neither_end_the_tick_nor_delay_a_good_one(
+    home: Platform, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sensors, "_WORK_SECONDS", 0.0)
+    for i in range(3):
+        drop(home, f"aaa{i}_20250106.csv", csv_of(line("M1")))
+    drop(home, "acme_20250106.csv", csv_of(line("M1")))
+
+    data = tick(home, instance)
+    assert names(data) == ["acme_20250106.csv"]
+    assert home.lake.audit.frame(["file_name"]).height == 1
+    for _ in range(2):
+        data = tick(home, instance, data.cursor)
+    assert home.lake.audit.frame(["file_name"]).height == 3, "each tick gets on"
+    assert "Nothing new" in (tick(home, instance, data.cursor).skip_message or "")
+
+
+def test_files_that_wait_for_a_reload_do_not_use_up_the_ticks_runs(
+    home: Platform, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sensors, "_RUNS_PER_TICK", 2)
+    loaded = build_defs(home.places)
+    (home.places.configs / "aaa.yaml").write_text("client_id: aaa\n")
+    for day in range(1, 4):
+        drop(home, f"aaa_2025010{day}.csv", csv_of(line("M1")))
+    drop(home, "acme_20250106.csv", csv_of(line("M1")))
+
+    first = tick(home, instance, defs=loaded)
+    assert names(first) == ["acme_20250106.csv"]
+    assert "aaa_20250101.csv waits for the code location" in (
+        tick(home, instance, first.cursor, loaded).skip_message or ""
+    )
+    assert len(names(tick(home, instance, first.cursor))) == 2, "after the reload they come, a tick's worth at a time"
 
 
 def test_an_unreadable_file_waits_and_the_others_go_on(home: Platform, instance: dg.DagsterInstance) -> None:

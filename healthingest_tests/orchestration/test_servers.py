@@ -3,10 +3,13 @@
 import time
 from pathlib import Path
 
+import pytest
+
 from healthingest.platform import Platform
 from healthingest_tests.conftest import csv_of, drop, line
 from healthingest_tests.servers import REPO, environment, free_port, running, wait_for_http, wait_for_status
 
+pytestmark = pytest.mark.server
 #: The promise of the operating manual.
 ONBOARDING_SECONDS = 30
 

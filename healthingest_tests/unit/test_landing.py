@@ -15,7 +15,7 @@ from healthingest.errors import DeliveryError, UnroutableError
 from healthingest.landing.discovery import QUIET_SECONDS, is_complete, list_landing, look, settle
 from healthingest.landing.names import FileName, parse_file_name
 from healthingest.landing.preflight import Facts, Preflight, judge
-from healthingest_tests.conftest import csv_of, line
+from healthingest_tests.conftest import csv_of, examples, line
 
 CLIENTS = ["acme", "north_star", "blue-cross", "acme_20250106", "a"]
 TODAY = date(2025, 6, 30)
@@ -83,7 +83,7 @@ def test_a_name_that_leads_nowhere_gets_a_sentence(name: str, words: str) -> Non
 
 
 @given(st.text(max_size=60))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200), deadline=None)
 def test_every_name_gives_a_result_or_an_unroutable_error(text: str) -> None:
     for name in (text, f"{text}_20250106.csv", f"acme_{text}.csv"):
         try:
@@ -357,7 +357,7 @@ def _files(draw: st.DrawFn) -> bytes:
 
 
 @given(_files(), st.lists(st.integers(1, 9), max_size=200))
-@settings(max_examples=250, deadline=None)
+@settings(max_examples=examples(250), deadline=None)
 def test_facts_do_not_depend_on_how_the_bytes_were_cut(data: bytes, sizes: list[int]) -> None:
     options = {"encodings": ("utf-8", "cp1252"), "trailer": "TRAILER", "count_field": 2}
     whole = facts_of(data, **options)
@@ -366,7 +366,7 @@ def test_facts_do_not_depend_on_how_the_bytes_were_cut(data: bytes, sizes: list[
 
 
 @given(st.lists(st.sampled_from(["x", "", "y,z", " "]), min_size=1, max_size=10), st.sampled_from(["\n", "\r\n", "\r"]))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 def test_line_counts_equal_a_plain_split(lines: list[str], end: str) -> None:
     facts = facts_of("".join(one + end for one in lines).encode())
     assert facts.physical_lines == len(lines)

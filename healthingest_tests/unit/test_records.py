@@ -27,7 +27,7 @@ from healthingest.records.damage import RECORD_NO
 from healthingest.records.read import RecordReader
 from healthingest.records.standardize import clean, standard_form
 from healthingest.records.validate import Validator, rule_texts
-from healthingest_tests.conftest import CONTRACTS, DATA, HEADER, csv_of, line
+from healthingest_tests.conftest import CONTRACTS, DATA, HEADER, csv_of, examples, line
 
 DAY = date(2025, 1, 6)
 ClientOf = Callable[[str], Client]
@@ -439,7 +439,7 @@ def _written(rows: list[list[str]], end: str) -> str:
 
 
 @given(st.lists(_ROW, max_size=6), st.sampled_from(["\n", "\r\n", "\r"]))
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=examples(120), deadline=None)
 def test_every_well_formed_record_comes_back_as_it_was_written(rows: list[list[str]], end: str) -> None:
     header = ["member_id", "first_name", "last_name", "dob"]
     client = plain_client()
@@ -470,7 +470,7 @@ _DAMAGE = st.tuples(
     st.sampled_from([["utf-8"], ["utf-8", "cp1252"], ["ascii"]]),
     st.sampled_from([1 << 20, 400]),
 )
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=examples(120), deadline=None)
 def test_every_line_is_accounted_for_whatever_the_damage(
     rows: list[list[str]], end: str, damage: list[tuple[str, float, bytes]], pack: str, encodings: list[str], block: int
 ) -> None:
