@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import polars as pl
 from deltalake import (
@@ -147,9 +147,3 @@ def retry(attempt: Callable[[], T]) -> T:
 def _waits() -> Iterator[float]:
     for number in range(ATTEMPTS):
         yield random.uniform(0, min(2.0, 0.05 * 2**number))  # noqa: S311 - jitter, not a secret
-
-
-def transaction_versions(table: DeltaTable, app_ids: list[str]) -> dict[str, int]:
-    """Application transaction -> its version, for those the snapshot has."""
-    found: dict[str, Any] = {app_id: table.transaction_version(app_id) for app_id in app_ids}
-    return {app_id: int(version) for app_id, version in found.items() if version is not None}

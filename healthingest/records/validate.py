@@ -4,7 +4,6 @@ The contract's Pandera schema is the only source of rules. Pandera's `failure_ca
 memory, so only its row-aligned `check_output` is used; a result that cannot be tied to records stops the delivery.
 """
 
-import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import date
@@ -140,10 +139,3 @@ def _check(rule: str, column: str, kind: str, passes: pl.Expr) -> tuple[str, tup
     # n_failure_cases keeps Pandera from building a frame of values; check_output stays complete.
     check = pa.Check(evaluate, name=rule, n_failure_cases=1)
     return rule, (check, Reason(column, rule, kind))
-
-
-def rule_texts(client: Client) -> dict[str, str]:
-    """Rule id -> what it demands, in words for people who must correct a file."""
-    own = {rule.id: rule.description or rule.kind for rule in client.rules}
-    built_in = itertools.chain.from_iterable(_checks(column, client) for column in client.contract.columns)
-    return {name: own.get(name, reason.kind.replace("_", " ")) for name, (_, reason) in built_in}
