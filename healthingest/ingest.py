@@ -9,7 +9,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime
 from pathlib import Path
 
@@ -20,16 +20,13 @@ from healthingest.contracts.clients import Client
 from healthingest.errors import AccountingError, ConfigError, PermanentError, UnroutableError
 from healthingest.lake.delta import retry
 from healthingest.lake.quarantine import rule_counts
-from healthingest.lake.sightings import sequence
-from healthingest.lake.silver import APPLIED, HELD, Snapshot, readable_columns
+from healthingest.lake.silver import APPLIED, HELD, Snapshot
 from healthingest.landing.names import printable
+from healthingest.members import check_delivery, members_of
 from healthingest.model import Counts, Delivery, Outcome, Status
 from healthingest.platform import Platform
-from healthingest.privacy import tokens
-from healthingest.privacy.generalize import generalize
-from healthingest.records.check import Checked, check_records
-from healthingest.records.damage import RECORD_NO
-from healthingest.records.read import RecordReader
+from healthingest.records.check import Checked
+from healthingest.supersede import CHANGED, GONE, NEW, Slot, left_behind, silver_rows
 
 log = logging.getLogger(__name__)
 OnStage = Callable[[str], None]
@@ -90,7 +87,7 @@ def ingest(platform: Platform, delivery: Delivery, *, run_id: str, on_stage: OnS
 def _attempt(platform: Platform, delivery: Delivery, run_id: str, stages: "Stages") -> Outcome:
     lake = platform.lake
     client = Client.from_pin(lake.bronze.pinned_config(delivery), platform.places.configs)
-    checked = _check(platform, delivery, client, stages)
+    checked = check_delivery(platform, delivery, client, stages.add)
     outcome = Outcome(
         delivery, "succeeded", fresh=True, counts=checked.counts,
         max_invalid_ratio=client.config.quality.max_invalid_ratio, top_rules=rule_counts(checked.rejected["reasons"]),
@@ -98,63 +95,34 @@ def _attempt(platform: Platform, delivery: Delivery, run_id: str, stages: "Stage
     with stages("quarantine"):
         lake.quarantine.put(delivery, checked.rejected, platform.keyring, run_id)
     with stages("tokenise"):
-        members = _members(platform, delivery, client, checked)
+        members = members_of(platform, delivery, client, checked)
     with stages("sight"):
         seen = members.select("member_token", "sequence", content_hash="_content_hash")
         lake.sightings.put(delivery, seen)
     hold = outcome.breached and client.config.quality.on_breach == "hold"
-    counts, version = retry(lambda: _decide(platform, delivery, client, outcome, members, stages, hold=hold))
+    decided = retry(lambda: _decide(platform, delivery, client, outcome, members, stages, hold=hold))
     return replace(
-        outcome, status="held" if hold else "succeeded", counts=counts, silver_version=version,
-        error_kind="held" if hold else None, message=_message(outcome, checked, hold=hold),
+        outcome, status="held" if decided.held else "succeeded", counts=decided.counts, silver_version=decided.version,
+        error_kind="held" if decided.held else None, message=_message(outcome, checked, decided),
     )  # fmt: skip
 
 
-def _check(platform: Platform, delivery: Delivery, client: Client, stages: "Stages") -> Checked:
-    registered = platform.lake.bronze.find(delivery.client_id, delivery.file_id)
-    if registered is None:
-        raise PermanentError("The delivery is not in bronze; drop the file into the landing zone again.")
-    with platform.lake.bronze.open(delivery) as source:
-        reader = RecordReader(source, registered.facts, client)
-        checked = check_records(reader, client, delivery.creation_date, stages.add)
-    counts = checked.counts
-    if counts.records != counts.accepted + counts.rejected:
-        raise AccountingError(
-            f"{counts.records} records were read, but {counts.accepted} accepted and {counts.rejected} rejected."
-        )
-    return checked
+@dataclass(frozen=True)
+class Decision:
+    """What one snapshot of silver led to."""
 
-
-def _members(platform: Platform, delivery: Delivery, client: Client, checked: Checked) -> pl.DataFrame:
-    """One row per member of the delivery, its last record: silver's columns, the vault's, and `sequence`."""
-    contract, keyring = client.contract, platform.keyring
-    date_from = client.config.source.creation_date
-    record_date = (
-        pl.col(date_from.column).str.to_date("%Y-%m-%d")
-        if date_from.from_ == "column"
-        else pl.lit(delivery.creation_date)
-    )
-    derived = {target: generalize(pl.col(column), how) for target, (column, how) in contract.derived.items()}
-    rows = checked.accepted.with_columns(
-        tokens.member_token(keyring, client.client_id, checked.accepted["member_id"]),
-        sequence(delivery, record_date, pl.col(RECORD_NO)).alias("sequence"),
-        record_date.alias("__record_date"),
-        **derived,
-    )
-    if rows["member_token"].n_unique() < rows.height:  # mostly not; and both steps are dear on a large file
-        rows = rows.sort("sequence").unique("member_token", keep="last", maintain_order=True)
-    hashed = [*derived, *(c.name for c in contract.columns if not c.policy.drop)]
-    return rows.with_columns(
-        tokens.content_hash(keyring, client.client_id, rows, hashed),
-        creation_date=pl.col("__record_date"),
-        _file_id=pl.lit(delivery.file_id),
-    ).drop("__record_date")
+    counts: Counts
+    version: int
+    held: bool
+    #: Members that only the superseded delivery named: those that fell back to another one, and those without one.
+    fell_back: int = 0
+    gone: int = 0
 
 
 def _decide(
     platform: Platform, delivery: Delivery, client: Client, outcome: Outcome, members: pl.DataFrame,
     stages: "Stages", *, hold: bool,
-) -> tuple[Counts, int]:  # fmt: skip
+) -> Decision:  # fmt: skip
     """Compare with one snapshot of silver and commit against it; on conflict everything is read again."""
     lake = platform.lake
     with stages("compare"):
@@ -163,49 +131,55 @@ def _decide(
             decision = lake.silver.decision(delivery.file_id)
             if decision is None:
                 raise PermanentError("Silver's log does not say how this delivery was decided; run it again.")
-            return Counts(**decision["counts"]), decision["version"]
+            return Decision(Counts(**decision["counts"]), decision["version"], decision["state"] == HELD)
+        slot = Slot(snapshot, lake.bronze, delivery)
         # Others' sightings after silver's snapshot: the other order lets two workers each overlook the other.
-        changed, counts = _compare(platform, delivery, snapshot, members, outcome.counts, hold=hold)
+        changed, counts = _compare(platform, slot, members, outcome.counts)
+        left = left_behind(platform, slot, members)
+        # A file that takes back more than it brings is mostly a truncated one; a person should look first.
+        hold = hold or left.height > members.height
+        if hold:
+            changed, counts, left = changed.clear(), outcome.counts, left.clear()
+    everyone = pl.concat([changed, left], how="diagonal")
     with stages("vault"):
-        part = None
-        if changed.height:
-            groups = client.contract.vaulted
-            rows = changed.select("member_token", "_file_id", *groups)
-            part = lake.vault.put(client.client_id, delivery.file_id, snapshot.number + 1, rows, groups)
+        valued = everyone.filter(pl.col("_change") != GONE)
+        parts = _put_values(platform, client, snapshot.number + 1, valued)
     with stages("silver"):
-        rows = _silver_rows(changed, client, datetime.now(UTC))
-        recorded = {"counts": counts.as_dict(), "state": HELD if hold else APPLIED}
+        state, rows = HELD if hold else APPLIED, silver_rows(everyone, client)
         try:
-            version = lake.silver.commit(snapshot, delivery, HELD if hold else APPLIED, rows, recorded)
+            version = lake.silver.commit(snapshot, delivery, state, rows, {"counts": counts.as_dict(), "state": state})
         except CommitFailedError:
-            if part:
+            for part in parts:
                 part.unlink()  # no commit names it
             raise
-    return counts, version
+    gone = left.filter(pl.col("_change") == GONE).height
+    return Decision(counts, version, hold, fell_back=left.height - gone, gone=gone)
 
 
-def _compare(
-    platform: Platform,
-    delivery: Delivery,
-    snapshot: Snapshot,
-    members: pl.DataFrame,
-    counts: Counts,
-    *,
-    hold: bool,
-) -> tuple[pl.DataFrame, Counts]:
-    """The members that are new or changed, with `_is_new`, and the whole accounting."""
-    if hold:
-        return members.clear().with_columns(_is_new=pl.lit(None, pl.Boolean)), counts
-    stale = platform.lake.sightings.later_than(
-        delivery, members.select("member_token", "sequence"),
-        lambda others: snapshot.active(others, applying=delivery),
-    )  # fmt: skip
+def _put_values(platform: Platform, client: Client, number: int, rows: pl.DataFrame) -> list[Path]:
+    """One vault part per delivery that the rows come from: mostly one, more where members fall back."""
+    groups = client.contract.vaulted
+    return [
+        platform.lake.vault.put(client.client_id, part["_file_id"][0], number, part, groups)
+        for part in rows.select("member_token", "_file_id", *groups).partition_by("_file_id")
+    ]
+
+
+def _compare(platform: Platform, slot: Slot, members: pl.DataFrame, counts: Counts) -> tuple[pl.DataFrame, Counts]:
+    """The members that are new or changed, with `_change`, and the whole accounting."""
+    delivery = slot.delivery
+    if slot.superseded:
+        stale = members.select("member_token")
+    else:
+        own = members.select("member_token", "sequence")
+        stale = platform.lake.sightings.later_than(delivery, own, slot.active)
     current = members.join(stale, on="member_token", how="anti")
-    known = snapshot.hashes().rename({"_content_hash": "__known"})
+    known = slot.snapshot.hashes().rename({"_content_hash": "__known"})
     current = current.join(known, on="member_token", how="left")
     changed = current.filter(pl.col("__known").is_null() | (pl.col("__known") != pl.col("_content_hash")))
-    changed = changed.with_columns(_is_new=pl.col("__known").is_null()).drop("__known")
-    inserted = int(changed["_is_new"].sum())
+    change = pl.when(pl.col("__known").is_null()).then(pl.lit(NEW)).otherwise(pl.lit(CHANGED)).alias("_change")
+    changed = changed.with_columns(change).drop("__known")
+    inserted = changed.filter(pl.col("_change") == NEW).height
     full = replace(
         counts,
         duplicates=counts.accepted - members.height,
@@ -218,23 +192,6 @@ def _compare(
     if parts != full.accepted:
         raise AccountingError(f"{full.accepted} records were accepted, but {parts} accounted for in silver.")
     return changed, full
-
-
-def _silver_rows(changed: pl.DataFrame, client: Client, now: datetime) -> pl.DataFrame:
-    return changed.select(
-        "_is_new",
-        "member_token",
-        *readable_columns(client.contract),
-        "creation_date",
-        "_content_hash",
-        "_file_id",
-        client_id=pl.lit(client.client_id),
-        _sequence=pl.col("sequence"),
-        _record_no=pl.col(RECORD_NO),
-        _contract=pl.lit(client.contract.name),
-        _ingested_at=pl.lit(now).cast(pl.Datetime("us", "UTC")),
-        _bucket=pl.lit(0, pl.Int32),
-    )
 
 
 def _recorded(platform: Platform, delivery: Delivery, state: int, *, run_id: str, started_at: datetime) -> Outcome:
@@ -262,8 +219,18 @@ def _recorded(platform: Platform, delivery: Delivery, state: int, *, run_id: str
     return outcome
 
 
-def _message(outcome: Outcome, checked: Checked, *, hold: bool) -> str | None:
-    sentences = [_ratio_sentence(outcome, hold=hold)]
+def _message(outcome: Outcome, checked: Checked, decided: Decision) -> str | None:
+    sentences = [_ratio_sentence(outcome, hold=decided.held)]
+    if decided.held and not outcome.breached:
+        sentences.append(
+            "The file would take back more members than it brings, against the earlier delivery of this name; it is "
+            "held and silver is unchanged. Send the whole file."
+        )
+    if decided.fell_back or decided.gone:
+        sentences.append(
+            f"Members that only the earlier delivery of this name had: {decided.gone} were removed, "
+            f"{decided.fell_back} fell back to what other deliveries say."
+        )
     if not outcome.counts.records:
         sentences.append("The file has a header but no records.")
     if checked.extra_columns:

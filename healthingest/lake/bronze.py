@@ -86,6 +86,11 @@ class Bronze:
         manifest = self.root / client_id / f"{file_id}.json"
         return _read_manifest(manifest) if manifest.exists() else None
 
+    def slot(self, client_id: str, file_name: str) -> dict[int, str]:
+        """What was delivered under one file name: delivery number -> file_id."""
+        folder = self.root / client_id / "slots" / file_name
+        return {int(place.name): place.read_text() for place in folder.iterdir()} if folder.is_dir() else {}
+
     def of_client(self, client_id: str) -> Iterator[Registered]:
         """All registered deliveries of one client, in no particular order."""
         for manifest in (self.root / client_id).glob("*.json"):

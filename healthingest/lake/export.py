@@ -62,7 +62,9 @@ def _operations(platform: Platform, snapshot: Snapshot, rows: pl.DataFrame) -> p
             f"The vault has no values for {lost.height} members of {snapshot.client_id}, from "
             f"{lost['_file_id'].n_unique()} deliveries; restore {platform.lake.vault.root} from its backup."
         )
-    seen = platform.lake.sightings.last_seen(snapshot.client_id, snapshot.active)
+    seen = platform.lake.sightings.last_seen(
+        snapshot.client_id, lambda deliveries: snapshot.active(deliveries, platform.lake.bronze)
+    )
     joined = rows.join(values, on=["member_token", "_file_id"], how="left").join(seen, on="member_token", how="left")
     # A keyring without a group's key opens the vault without that group's columns.
     shown = [column for column in _value_columns(contract) if column in joined.columns]

@@ -69,7 +69,7 @@ class Sightings(Table):
     ) -> pl.DataFrame:
         """Members of `own` (member_token, sequence) whom another active delivery mentions later: member_token.
 
-        `active` takes deliveries (file_id, file_name, delivery_no) and says of each whether it is active.
+        `active` takes deliveries (file_id, file_name) and says of each whether it is active.
         Files that hold only earlier sightings are not opened: on a day in order that is all of them.
         """
         files = self._files_reaching(delivery.client_id, str(own["sequence"].min())[:_RANK])
@@ -78,7 +78,7 @@ class Sightings(Table):
         others = (
             pl.scan_parquet(files, glob=False)
             .filter(pl.col("file_id") != delivery.file_id)
-            .select("file_id", "file_name", "delivery_no", "member_token", "sequence")
+            .select("file_id", "file_name", "member_token", "sequence")
             .collect()
         )
         others = others.join(self._active(others, active), on="file_id", how="semi")
@@ -95,7 +95,7 @@ class Sightings(Table):
 
     @staticmethod
     def _active(rows: pl.DataFrame, active: Callable[[pl.DataFrame], pl.Series]) -> pl.DataFrame:
-        deliveries = rows.select("file_id", "file_name", "delivery_no").unique()
+        deliveries = rows.select("file_id", "file_name").unique()
         return deliveries.filter(active(deliveries)).select("file_id")
 
     def _files_reaching(self, client_id: str, rank: str) -> list[str]:

@@ -14,6 +14,7 @@ import polars as pl
 from deltalake import DeltaTable, Field, write_deltalake
 
 from healthingest.contracts.contract import Contract
+from healthingest.lake.bronze import Bronze
 from healthingest.lake.delta import ZSTD, Table, commit, delta_schema, retry
 from healthingest.model import Delivery
 
@@ -79,20 +80,25 @@ class Snapshot:
         mine = pl.scan_delta(self.table).filter(pl.col("client_id") == self.client_id)
         return mine.select("member_token", "_content_hash").collect()
 
-    def active(self, deliveries: pl.DataFrame, *, applying: Delivery | None = None) -> pl.Series:
-        """Which deliveries (file_id, file_name, delivery_no) are active: applied, and the latest such of their slot.
+    def applied_of(self, slot: Mapping[int, str]) -> dict[int, str]:
+        """Those deliveries of a slot (number -> file_id) that are applied."""
+        return {number: file_id for number, file_id in slot.items() if self.state(file_id) == APPLIED}
 
-        `applying` counts as applied: the delivery that is about to be committed.
+    def active(self, deliveries: pl.DataFrame, bronze: Bronze, *, applying: Delivery | None = None) -> pl.Series:
+        """Which deliveries (file_id, file_name) are active: applied, and the latest such of their slot.
+
+        Bronze says what a slot holds: a later delivery may have no sighting at all. `applying` counts as applied: the
+        delivery that is about to be committed.
         """
-        applied = pl.Series([self.state(f) == APPLIED for f in deliveries["file_id"]], dtype=pl.Boolean)
-        latest: dict[str, int] = {}
-        for name, number, ok in zip(deliveries["file_name"], deliveries["delivery_no"], applied, strict=True):
-            if ok:
-                latest[name] = max(number, latest.get(name, 0))
-        if applying:
-            latest[applying.file_name] = max(applying.delivery_no, latest.get(applying.file_name, 0))
-        newest = [latest.get(n) == d for n, d in zip(deliveries["file_name"], deliveries["delivery_no"], strict=True)]
-        return applied & pl.Series(newest, dtype=pl.Boolean)
+        latest: dict[str, str] = {}
+        for name in deliveries["file_name"].unique():
+            applied = self.applied_of(bronze.slot(self.client_id, name))
+            if applying and applying.file_name == name:
+                applied[applying.delivery_no] = applying.file_id
+            if applied:
+                latest[name] = applied[max(applied)]
+        pairs = zip(deliveries["file_name"], deliveries["file_id"], strict=True)
+        return pl.Series([latest.get(name) == file_id for name, file_id in pairs], dtype=pl.Boolean)
 
 
 class Silver(Table):
@@ -128,7 +134,8 @@ class Silver(Table):
     ) -> int:
         """Commit a delivery's changes and its state against `snapshot`; returns the new version.
 
-        `changed` holds silver's columns and `_is_new` (Boolean); with no rows an empty commit still records the state.
+        `changed` holds silver's columns and `_change` ("new", "changed" or "gone"); with no rows an empty commit still
+        records the state.
 
         Raises:
             CommitFailedError: another writer of the client was faster; compare again with a fresh snapshot.
@@ -137,18 +144,20 @@ class Silver(Table):
             {f"client/{snapshot.client_id}": snapshot.number + 1, f"file/{delivery.file_id}": state},
             {"healthingest": json.dumps({"file_id": delivery.file_id, **metadata}, sort_keys=True)},
         )
-        rows = changed.drop("_is_new")
-        if changed["_is_new"].all():
+        if (changed["_change"] == "new").all():
             # Nothing to match (or nothing at all): an append is the same commit without the join.
+            rows = changed.drop("_change")
             write_deltalake(snapshot.table, rows, mode="append", writer_properties=ZSTD, commit_properties=properties)
         else:
             # A literal client prunes to its partition and keeps other clients' commits from conflicting.
             here = f"t.client_id = '{snapshot.client_id}' AND t._bucket = 0 AND s.member_token = t.member_token"
             merge = snapshot.table.merge(
-                rows, here, source_alias="s", target_alias="t", streamed_exec=False,
+                changed, here, source_alias="s", target_alias="t", streamed_exec=False,
                 writer_properties=ZSTD, commit_properties=properties,
             )  # fmt: skip
-            merge.when_matched_update_all().when_not_matched_insert_all().execute()
+            merge.when_matched_delete("s._change = 'gone'")
+            merge.when_matched_update_all("s._change = 'changed'", except_cols=["_change"])
+            merge.when_not_matched_insert_all(except_cols=["_change"]).execute()
         return int(snapshot.table.version())
 
     def decision(self, file_id: str) -> dict[str, Any] | None:

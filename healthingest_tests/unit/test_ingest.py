@@ -608,3 +608,60 @@ def test_an_empty_export_has_the_header_that_members_would_have(home: Platform) 
     empty = export_frame(home).columns
     deliver(home, "acme_20250106.csv", csv_of(line("M1")))
     assert empty == export_frame(home).columns
+
+
+def members_of_silver(home: Platform) -> list[tuple[str, str]]:
+    return export_frame(home).select("member_id", "city").sort("member_id").rows()
+
+
+#: A slot that is sent twice, the second time without M, and an older file of another slot that names M.
+RESENT = [
+    ("acme_20250106.csv", csv_of(line("M", city="Boston"), line("K"), line("L"))),
+    ("acme_20250106.csv", csv_of(line("K", city="Salem"), line("L"))),
+    ("acme_20250105.csv", csv_of(line("M", city="Lynn"))),
+]
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2), (0, 2, 1), (2, 0, 1)])
+def test_a_resent_file_replaces_the_earlier_one_as_a_whole_whatever_the_order(
+    home: Platform, order: tuple[int, ...]
+) -> None:
+    for number in order:
+        assert deliver(home, *RESENT[number]).status == "succeeded"
+    assert members_of_silver(home) == [("K", "Salem"), ("L", "Boston"), ("M", "Lynn")]
+    seen = dict(export_frame(home).select("member_id", "last_seen").rows())
+    assert str(seen["M"]) == "2025-01-05"
+
+
+def test_a_member_that_no_other_delivery_names_leaves_silver_with_the_superseded_file(home: Platform) -> None:
+    deliver(home, *RESENT[0])
+    outcome = deliver(home, *RESENT[1])
+    assert members_of_silver(home) == [("K", "Salem"), ("L", "Boston")]
+    assert "1 were removed, 0 fell back" in (outcome.message or "")
+    changes = pl.DataFrame(home.lake.silver.snapshot().load_cdf(starting_version=outcome.silver_version or 0))
+    assert sorted(changes["_change_type"]) == ["delete", "update_postimage", "update_preimage"]
+
+
+def test_a_superseded_delivery_that_is_decided_late_changes_nothing(home: Platform) -> None:
+    first = register(home, drop(home, *RESENT[0]))
+    deliver(home, *RESENT[1])
+    late = ingest(home, first, run_id="late")
+    assert (late.status, late.counts.stale) == ("succeeded", 3)
+    assert members_of_silver(home) == [("K", "Salem"), ("L", "Boston")]
+
+
+def test_a_truncated_resend_is_held_instead_of_emptying_silver(home: Platform) -> None:
+    deliver(home, "acme_20250106.csv", csv_of(*(line(f"M{i}") for i in range(9))))
+    outcome = deliver(home, "acme_20250106.csv", csv_of(line("M0", city="Salem")))
+    assert outcome.status == "held"
+    assert "take back more members than it brings" in (outcome.message or "")
+    assert deliver(home, "acme_20250106.csv", csv_of()).status == "held"
+    assert [city for _, city in members_of_silver(home)] == ["Boston"] * 9
+
+
+def test_the_third_delivery_of_a_slot_brings_back_what_the_second_took(home: Platform) -> None:
+    for number in (0, 1):
+        deliver(home, *RESENT[number])
+    third = RESENT[0][1].replace("Boston", "Lowell", 1)
+    assert deliver(home, "acme_20250106.csv", third).status == "succeeded"
+    assert members_of_silver(home) == [("K", "Boston"), ("L", "Boston"), ("M", "Lowell")]

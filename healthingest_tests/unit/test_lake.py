@@ -40,9 +40,7 @@ def silver_rows(home: Platform, delivery: Delivery, *tokens: str) -> pl.DataFram
     row = dict.fromkeys(BASE) | dict.fromkeys(readable_columns(contract))
     row |= {"client_id": delivery.client_id, "_bucket": 0, "_file_id": delivery.file_id, "_content_hash": "h"}
     schema = BASE | readable_columns(contract)
-    return pl.DataFrame([row | {"member_token": t} for t in tokens], schema=schema).with_columns(
-        _is_new=pl.lit(value=True)
-    )
+    return pl.DataFrame([row | {"member_token": t} for t in tokens], schema=schema).with_columns(_change=pl.lit("new"))
 
 
 def registered(home: Platform, name: str, text: str = "") -> Delivery:
@@ -174,7 +172,11 @@ def test_every_kind_of_commit_of_one_client_excludes_every_other(two: Platform, 
     for number, (snapshot, kind) in enumerate(zip(stale, kinds.split("/"), strict=True)):
         delivery = registered(two, f"acme_2025010{number + 6}.csv")
         rows = silver_rows(two, delivery, f"t{number + 1}")
-        rows = rows.clear() if kind == "empty" else rows.with_columns(_is_new=pl.lit(kind == "append"))
+        rows = (
+            rows.clear()
+            if kind == "empty"
+            else rows.with_columns(_change=pl.lit("new" if kind == "append" else "changed"))
+        )
         if number == 0:
             silver.commit(snapshot, delivery, APPLIED, rows, {})
         else:
@@ -191,7 +193,9 @@ def test_writers_of_different_clients_do_not_conflict(two: Platform, is_new: boo
         silver.commit(snapshot, delivery, APPLIED, silver_rows(two, delivery, "old"), {})
     stale = [silver.for_client(d.client_id, clients[d.client_id].contract) for d in (first, second)]
     for snapshot, delivery in zip(stale, (first, second), strict=True):
-        rows = silver_rows(two, delivery, "new", "old" if not is_new else "newer").with_columns(_is_new=pl.lit(is_new))
+        rows = silver_rows(two, delivery, "new", "old" if not is_new else "newer").with_columns(
+            _change=pl.lit("new" if is_new else "changed")
+        )
         silver.commit(snapshot, delivery, APPLIED, rows, {})
     assert silver.frame().group_by("client_id").len()["len"].to_list() == ([3, 3] if is_new else [2, 2])
 

@@ -1,0 +1,61 @@
+"""A delivery's members: from its bytes in bronze to one standardised, tokenised row per member. Writes nothing."""
+
+import polars as pl
+
+from healthingest.contracts.clients import Client
+from healthingest.errors import AccountingError, PermanentError
+from healthingest.lake.sightings import sequence
+from healthingest.model import Delivery
+from healthingest.platform import Platform
+from healthingest.privacy import tokens
+from healthingest.privacy.generalize import generalize
+from healthingest.records.check import Checked, Clock, check_records
+from healthingest.records.damage import RECORD_NO
+from healthingest.records.read import RecordReader
+
+
+def check_delivery(platform: Platform, delivery: Delivery, client: Client, clock: Clock) -> Checked:
+    """Read, standardise and validate a delivery's bytes in bronze; `clock` is told the seconds of each stage.
+
+    Raises:
+        PermanentError: it cannot be read as a whole, or its counts do not add up.
+    """
+    registered = platform.lake.bronze.find(delivery.client_id, delivery.file_id)
+    if registered is None:
+        raise PermanentError("The delivery is not in bronze; drop the file into the landing zone again.")
+    with platform.lake.bronze.open(delivery) as source:
+        reader = RecordReader(source, registered.facts, client)
+        checked = check_records(reader, client, delivery.creation_date, clock)
+    counts = checked.counts
+    if counts.records != counts.accepted + counts.rejected:
+        raise AccountingError(
+            f"{counts.records} records were read, but {counts.accepted} accepted and {counts.rejected} rejected."
+        )
+    return checked
+
+
+def members_of(platform: Platform, delivery: Delivery, client: Client, checked: Checked) -> pl.DataFrame:
+    """One row per member of the delivery, its last record: silver's columns, the vault's, and `sequence`."""
+    contract, keyring = client.contract, platform.keyring
+    date_from = client.config.source.creation_date
+    record_date = (
+        pl.col(date_from.column).str.to_date("%Y-%m-%d")
+        if date_from.from_ == "column"
+        else pl.lit(delivery.creation_date)
+    )
+    derived = {target: generalize(pl.col(column), how) for target, (column, how) in contract.derived.items()}
+    rows = checked.accepted.with_columns(
+        tokens.member_token(keyring, client.client_id, checked.accepted["member_id"]),
+        sequence(delivery, record_date, pl.col(RECORD_NO)).alias("sequence"),
+        record_date.alias("__record_date"),
+        **derived,
+    )
+    if rows["member_token"].n_unique() < rows.height:  # mostly not; and both steps are dear on a large file
+        rows = rows.sort("sequence").unique("member_token", keep="last", maintain_order=True)
+    hashed = [*derived, *(c.name for c in contract.columns if not c.policy.drop)]
+    return rows.with_columns(
+        tokens.content_hash(keyring, client.client_id, rows, hashed),
+        creation_date=pl.col("__record_date"),
+        _file_id=pl.lit(delivery.file_id),
+        _contract=pl.lit(contract.name),
+    ).drop("__record_date")

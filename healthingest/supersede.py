@@ -1,0 +1,111 @@
+"""A re-sent file replaces the earlier delivery of its name as a whole: which deliveries count, and whom that leaves.
+
+Silver's row of a member is the active sighting with the greatest sequence. A delivery is active if it was applied and
+no later one of its slot was. So a new delivery of a slot also concerns the members that only the earlier one named:
+they fall back to what other deliveries say of them, or leave silver.
+"""
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cached_property
+
+import polars as pl
+
+from healthingest.contracts.clients import Client
+from healthingest.errors import PermanentError
+from healthingest.lake.bronze import Bronze
+from healthingest.lake.silver import Snapshot, readable_columns
+from healthingest.members import check_delivery, members_of
+from healthingest.model import Delivery
+from healthingest.platform import Platform
+from healthingest.records.damage import RECORD_NO
+
+#: What happens to a member's row in silver.
+NEW, CHANGED, GONE = "new", "changed", "gone"
+
+
+@dataclass(frozen=True)
+class Slot:
+    """A delivery among those of its name, as one snapshot of silver sees them once it is applied."""
+
+    snapshot: Snapshot
+    bronze: Bronze
+    delivery: Delivery
+
+    @cached_property
+    def superseded(self) -> bool:
+        """Whether a later delivery of the slot is applied: then nothing of this one counts."""
+        applied = self.snapshot.applied_of(self.bronze.slot(self.delivery.client_id, self.delivery.file_name))
+        return max(applied, default=0) > self.delivery.delivery_no
+
+    @cached_property
+    def earlier(self) -> str | None:
+        """file_id of the delivery of the slot that is active until this one is applied."""
+        if self.superseded:
+            return None
+        applied = self.snapshot.applied_of(self.bronze.slot(self.delivery.client_id, self.delivery.file_name))
+        return applied[max(applied)] if applied else None
+
+    def active(self, deliveries: pl.DataFrame) -> pl.Series:
+        """Which deliveries (file_id, file_name) are active once this one is applied."""
+        return self.snapshot.active(deliveries, self.bronze, applying=self.delivery)
+
+
+def left_behind(platform: Platform, slot: Slot, members: pl.DataFrame) -> pl.DataFrame:
+    """Members that only the superseded delivery named and whose row changes, as `members` with `_change`.
+
+    `gone`: no other delivery names them. `changed`: the row that the best of the others gives them.
+    """
+    columns = pl.DataFrame(schema=members.schema | {"_change": pl.String()})
+    if slot.earlier is None:
+        return columns
+    client_id = slot.delivery.client_id
+    rows = platform.lake.sightings.frame(None, pl.col("client_id") == client_id)
+    alone = rows.filter(pl.col("file_id") == slot.earlier).join(members, on="member_token", how="anti")
+    best = _best(rows.join(alone.select("member_token"), on="member_token", how="semi"), slot)
+    known = slot.snapshot.hashes().join(alone.select("member_token"), on="member_token", how="semi")
+    gone = known.join(best, on="member_token", how="anti").select("member_token", _change=pl.lit(GONE))
+    fallen = best.join(known, on="member_token").filter(pl.col("content_hash") != pl.col("_content_hash"))
+    given = [_rows_of(platform, client_id, part) for part in fallen.partition_by("file_id")]
+    return pl.concat([columns, gone, *given], how="diagonal_relaxed")
+
+
+def _best(sightings: pl.DataFrame, slot: Slot) -> pl.DataFrame:
+    """Each member's active sighting with the greatest sequence."""
+    deliveries = sightings.select("file_id", "file_name").unique()
+    active = deliveries.filter(slot.active(deliveries) & (deliveries["file_id"] != slot.delivery.file_id))
+    counting = sightings.join(active.select("file_id"), on="file_id", how="semi")
+    return counting.sort("sequence").unique("member_token", keep="last")
+
+
+def _rows_of(platform: Platform, client_id: str, wanted: pl.DataFrame) -> pl.DataFrame:
+    """What one delivery says of the wanted members; their values are read from bronze."""
+    file_id = str(wanted["file_id"][0])
+    registered = platform.lake.bronze.find(client_id, file_id)
+    if registered is None:
+        raise PermanentError(f"Delivery {file_id} is not in bronze, but members fall back to it; restore bronze.")
+    delivery = registered.delivery
+    client = Client.from_pin(platform.lake.bronze.pinned_config(delivery), platform.places.configs)
+    checked = check_delivery(platform, delivery, client, lambda _stage, _seconds: None)
+    rows = members_of(platform, delivery, client, checked).join(wanted, on="member_token", how="semi")
+    if rows.height != wanted.height:
+        raise PermanentError(f"Delivery {file_id} in bronze no longer gives what was sighted of it; restore bronze.")
+    return rows.with_columns(_change=pl.lit(CHANGED))
+
+
+def silver_rows(changed: pl.DataFrame, client: Client) -> pl.DataFrame:
+    """Silver's rows, with `_change`, of members as `members_of` gives them."""
+    return changed.select(
+        "_change",
+        "member_token",
+        *readable_columns(client.contract),
+        "creation_date",
+        "_content_hash",
+        "_file_id",
+        "_contract",
+        client_id=pl.lit(client.client_id),
+        _sequence=pl.col("sequence"),
+        _record_no=pl.col(RECORD_NO),
+        _ingested_at=pl.lit(datetime.now(UTC)).cast(pl.Datetime("us", "UTC")),
+        _bucket=pl.lit(0, pl.Int32),
+    )
