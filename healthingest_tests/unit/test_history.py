@@ -36,8 +36,8 @@ def shuffled(files: list[File], chance: random.Random) -> list[File]:
 def silver_after(root: Path, files: list[File]) -> tuple[list[tuple[object, ...]], bool]:
     """Who is where, and when last named, after these deliveries; and whether one was held."""
     home: Platform = install(root)
-    held = any([deliver(home, name, text).status == "held" for name, text in files])
-    return export_frame(home).select("member_id", "city", "last_seen").sort("member_id").rows(), held
+    statuses = [deliver(home, name, text).status for name, text in files]
+    return export_frame(home).select("member_id", "city", "last_seen").sort("member_id").rows(), "held" in statuses
 
 
 def expected(files: list[File]) -> list[tuple[object, ...]]:
