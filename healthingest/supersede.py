@@ -33,18 +33,18 @@ class Slot:
     delivery: Delivery
 
     @cached_property
+    def _applied(self) -> dict[int, str]:
+        return self.snapshot.applied_of(self.bronze.slot(self.delivery.client_id, self.delivery.file_name))
+
+    @property
     def superseded(self) -> bool:
         """Whether a later delivery of the slot is applied: then nothing of this one counts."""
-        applied = self.snapshot.applied_of(self.bronze.slot(self.delivery.client_id, self.delivery.file_name))
-        return max(applied, default=0) > self.delivery.delivery_no
+        return max(self._applied, default=0) > self.delivery.delivery_no
 
-    @cached_property
+    @property
     def earlier(self) -> str | None:
         """file_id of the delivery of the slot that is active until this one is applied."""
-        if self.superseded:
-            return None
-        applied = self.snapshot.applied_of(self.bronze.slot(self.delivery.client_id, self.delivery.file_name))
-        return applied[max(applied)] if applied else None
+        return self._applied[max(self._applied)] if self._applied and not self.superseded else None
 
     def active(self, deliveries: pl.DataFrame) -> pl.Series:
         """Which deliveries (file_id, file_name) are active once this one is applied."""
