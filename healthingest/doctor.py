@@ -91,7 +91,7 @@ def _tables(places: Places) -> Iterator[Finding]:
     from healthingest.lake.sightings import Sightings
     from healthingest.lake.silver import Silver
 
-    if (places.keyring).exists():
+    if places.keyring.exists():
         from healthingest.lake.lake import Lake
         from healthingest.privacy.keyring import load_keyring
 
@@ -103,13 +103,15 @@ def _tables(places: Places) -> Iterator[Finding]:
 
 def _validation(_: Places) -> Iterator[Finding]:
     import pandera.polars as pa
-    import polars as pl
 
-    backend = type(pa.DataFrameSchema().get_backend(pl.DataFrame())).__module__
-    if backend == "pandera.backends.polars.container":
+    from healthingest.records.validate import uses_native_backend
+
+    if uses_native_backend(pa.DataFrameSchema()):
         yield Finding("ok", "validation", "pandera's native polars backend")
     else:
-        yield Finding("fail", "validation", f"pandera uses {backend}; unset PANDERA_USE_NARWHALS_BACKEND")
+        yield Finding(
+            "fail", "validation", "pandera does not use its native polars backend; unset PANDERA_USE_NARWHALS_BACKEND"
+        )
 
 
 def _dagster_home(_: Places) -> Iterator[Finding]:

@@ -20,26 +20,26 @@ from healthingest.contracts.clients import Client
 from healthingest.errors import AccountingError, ConfigError, PermanentError, UnroutableError
 from healthingest.lake.delta import retry
 from healthingest.lake.quarantine import rule_counts
-from healthingest.lake.silver import APPLIED, HELD, Snapshot
+from healthingest.lake.silver import APPLIED, CHANGED, GONE, HELD, NEW, Snapshot
 from healthingest.landing.names import printable
 from healthingest.members import check_delivery, members_of
 from healthingest.model import Counts, Delivery, Outcome, Status
 from healthingest.platform import Platform
 from healthingest.records.check import Checked
-from healthingest.supersede import CHANGED, GONE, NEW, Slot, left_behind, silver_rows
+from healthingest.supersede import Slot, left_behind, silver_rows
 
 log = logging.getLogger(__name__)
 OnStage = Callable[[str], None]
 
 
-def register(platform: Platform, path: Path, on_bytes: Callable[[int], None] | None = None) -> Delivery:
+def register(platform: Platform, path: Path) -> Delivery:
     """Take a landed file into bronze, or find the delivery that it already is.
 
     Raises:
         UnroutableError: its name leads nowhere, or it cannot be read.
     """
     name = platform.route(path.name)
-    return platform.lake.bronze.add(path, name, platform.clients.clients[name.client_id], on_bytes).delivery
+    return platform.lake.bronze.add(path, name, platform.clients.clients[name.client_id]).delivery
 
 
 def deliveries(platform: Platform, client_id: str, creation_date: date) -> list[Delivery]:
@@ -86,7 +86,7 @@ def ingest(platform: Platform, delivery: Delivery, *, run_id: str, on_stage: OnS
 
 def _attempt(platform: Platform, delivery: Delivery, run_id: str, stages: "Stages") -> Outcome:
     lake = platform.lake
-    client = Client.from_pin(lake.bronze.pinned_config(delivery), platform.places.configs)
+    client = platform.pinned_client(delivery)
     checked = check_delivery(platform, delivery, client, stages.add)
     outcome = Outcome(
         delivery, "succeeded", fresh=True, counts=checked.counts,
@@ -196,7 +196,7 @@ def _compare(platform: Platform, slot: Slot, members: pl.DataFrame, counts: Coun
 
 def _recorded(platform: Platform, delivery: Delivery, state: int, *, run_id: str, started_at: datetime) -> Outcome:
     """The outcome of a delivery that an earlier attempt decided; its audit row is written if that attempt died."""
-    client = Client.from_pin(platform.lake.bronze.pinned_config(delivery), platform.places.configs)
+    client = platform.pinned_client(delivery)
     status: Status = "held" if state == HELD else "succeeded"
     outcome = Outcome(
         delivery,

@@ -3,10 +3,11 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from healthingest.contracts.clients import ClientSet, load_clients
-from healthingest.errors import ConfigError, UnroutableError
+from healthingest.contracts.clients import Client, ClientSet, load_clients
+from healthingest.errors import ConfigError
 from healthingest.lake.lake import Lake
 from healthingest.landing.names import FileName, parse_file_name
+from healthingest.model import Delivery
 from healthingest.places import Places, today
 from healthingest.privacy import tokens
 from healthingest.privacy.keyring import Keyring, open_keyring
@@ -44,6 +45,14 @@ class Platform:
         """
         return parse_file_name(file_name, self.clients.active, first_date=self.places.first_date, today=today())
 
+    def pinned_client(self, delivery: Delivery) -> Client:
+        """The client as its config was when the delivery was registered: what every attempt at it must use.
+
+        Raises:
+            ConfigError: the pinned contract is no longer in the registry.
+        """
+        return Client.from_pin(self.lake.bronze.pinned_config(delivery), self.places.configs)
+
     def waits_for(self, file_name: str) -> ConfigError | None:
         """What is wrong with the config of the client that a file seems to be from; such a file waits."""
         return next((p for p in self.clients.problems if file_name.startswith(f"{p.file.stem}_")), None)
@@ -54,9 +63,4 @@ class Platform:
         Raises:
             UnroutableError: it cannot be read.
         """
-        try:
-            return tokens.file_id(self.keyring, path.name, self.lake.bronze.digest(path))
-        except OSError:
-            raise UnroutableError(
-                "The file cannot be opened; check that it still exists and its permissions."
-            ) from None
+        return tokens.file_id(self.keyring, path.name, self.lake.bronze.digest(path))

@@ -14,14 +14,12 @@ import polars as pl
 from healthingest.contracts.clients import Client
 from healthingest.errors import PermanentError
 from healthingest.lake.bronze import Bronze
-from healthingest.lake.silver import Snapshot, readable_columns
+from healthingest.lake.sightings import only_active
+from healthingest.lake.silver import CHANGED, GONE, Snapshot, readable_columns
 from healthingest.members import check_delivery, members_of
 from healthingest.model import Delivery
 from healthingest.platform import Platform
 from healthingest.records.damage import RECORD_NO
-
-#: What happens to a member's row in silver.
-NEW, CHANGED, GONE = "new", "changed", "gone"
 
 
 @dataclass(frozen=True)
@@ -72,10 +70,8 @@ def left_behind(platform: Platform, slot: Slot, members: pl.DataFrame) -> pl.Dat
 
 def _best(sightings: pl.DataFrame, slot: Slot) -> pl.DataFrame:
     """Each member's active sighting with the greatest sequence."""
-    deliveries = sightings.select("file_id", "file_name").unique()
-    active = deliveries.filter(slot.active(deliveries) & (deliveries["file_id"] != slot.delivery.file_id))
-    counting = sightings.join(active.select("file_id"), on="file_id", how="semi")
-    return counting.sort("sequence").unique("member_token", keep="last")
+    others = sightings.filter(pl.col("file_id") != slot.delivery.file_id)
+    return only_active(others, slot.active).sort("sequence").unique("member_token", keep="last")
 
 
 def _rows_of(platform: Platform, client_id: str, wanted: pl.DataFrame) -> pl.DataFrame:
@@ -85,7 +81,7 @@ def _rows_of(platform: Platform, client_id: str, wanted: pl.DataFrame) -> pl.Dat
     if registered is None:
         raise PermanentError(f"Delivery {file_id} is not in bronze, but members fall back to it; restore bronze.")
     delivery = registered.delivery
-    client = Client.from_pin(platform.lake.bronze.pinned_config(delivery), platform.places.configs)
+    client = platform.pinned_client(delivery)
     checked = check_delivery(platform, delivery, client, lambda _stage, _seconds: None)
     rows = members_of(platform, delivery, client, checked).join(wanted, on="member_token", how="semi")
     if rows.height != wanted.height:

@@ -126,6 +126,11 @@ class Freshness(Strict):
     expect_every: Duration = timedelta(hours=24)
     grace: Duration = timedelta(hours=4)
 
+    @property
+    def allowed(self) -> timedelta:
+        """The longest time without a delivery that is not late."""
+        return self.expect_every + self.grace
+
     @field_validator("expect_every")
     @classmethod
     def _not_zero(cls, value: timedelta) -> timedelta:

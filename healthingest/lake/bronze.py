@@ -10,7 +10,7 @@ import io
 import json
 import os
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from datetime import UTC, date, datetime
 from pathlib import Path
@@ -28,6 +28,7 @@ from healthingest.privacy.keyring import Keyring
 from healthingest.privacy.seal import SealedReader, SealedWriter
 
 _BLOCK = 4 * 1024 * 1024
+_UNREADABLE = "The file cannot be opened; check that it still exists and its permissions."
 
 
 @dataclass(frozen=True)
@@ -45,9 +46,7 @@ class Bronze:
         """Bind the folder `root` and the keyring that seals it."""
         self.root, self._keyring = root, keyring
 
-    def add(
-        self, path: Path, name: FileName, client: Client, on_bytes: Callable[[int], None] | None = None
-    ) -> Registered:
+    def add(self, path: Path, name: FileName, client: Client) -> Registered:
         """Copy one landed file in; the same name and bytes again give the delivery that is there.
 
         Raises:
@@ -57,7 +56,7 @@ class Bronze:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         temporary = folder / f".{secrets.token_hex(8)}.tmp"
         try:
-            sha256, size, facts = self._copy(path, temporary, client, on_bytes)
+            sha256, size, facts = self._copy(path, temporary, client)
             file_id = tokens.file_id(self._keyring, name.name, sha256)
             known = self.find(client.client_id, file_id)
             if known:
@@ -109,13 +108,18 @@ class Bronze:
         return cast("IO[bytes]", pa.CompressedInputStream(pa.PythonFile(sealed, mode="r"), "zstd"))
 
     def digest(self, path: Path) -> bytes:
-        """SHA-256 of a landed file, without registering it."""
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").digest()
+        """SHA-256 of a landed file, without registering it.
 
-    def _copy(
-        self, path: Path, target: Path, client: Client, on_bytes: Callable[[int], None] | None
-    ) -> tuple[bytes, int, Facts]:
+        Raises:
+            UnroutableError: it cannot be read.
+        """
+        try:
+            with path.open("rb") as file:
+                return hashlib.file_digest(file, "sha256").digest()
+        except OSError:
+            raise UnroutableError(_UNREADABLE) from None
+
+    def _copy(self, path: Path, target: Path, client: Client) -> tuple[bytes, int, Facts]:
         source = client.config.source
         trailer = source.trailer
         preflight = Preflight(
@@ -129,9 +133,7 @@ class Bronze:
         try:
             landed = path.open("rb")
         except OSError:
-            raise UnroutableError(
-                "The file cannot be opened; check that it still exists and its permissions."
-            ) from None
+            raise UnroutableError(_UNREADABLE) from None
         with landed, target.open("xb") as file:
             before = os.fstat(landed.fileno())
             writer = SealedWriter(file, key)
@@ -140,8 +142,6 @@ class Bronze:
                     digest.update(chunk)
                     preflight.feed(chunk)
                     compressed.write(chunk)
-                    if on_bytes:
-                        on_bytes(len(chunk))
             if not writer.finished:
                 writer.finish()
             file.flush()

@@ -37,6 +37,12 @@ def sequence(delivery: Delivery, record_date: pl.Expr, record_no: pl.Expr) -> pl
     return pl.concat_str(record_date.dt.to_string("%Y-%m-%d"), pl.lit(middle), number, pl.lit(" 00"))
 
 
+def only_active(sightings: pl.DataFrame, active: Callable[[pl.DataFrame], pl.Series]) -> pl.DataFrame:
+    """Those sightings that count; `active` takes deliveries (file_id, file_name) and says of each whether it does."""
+    deliveries = sightings.select("file_id", "file_name").unique()
+    return sightings.join(deliveries.filter(active(deliveries)), on="file_id", how="semi")
+
+
 class Sightings(Table):
     """Sightings of all clients."""
 
@@ -81,22 +87,15 @@ class Sightings(Table):
             .select("file_id", "file_name", "member_token", "sequence")
             .collect()
         )
-        others = others.join(self._active(others, active), on="file_id", how="semi")
-        latest = others.group_by("member_token").agg(pl.col("sequence").max().alias("latest"))
+        latest = only_active(others, active).group_by("member_token").agg(pl.col("sequence").max().alias("latest"))
         return own.join(latest, on="member_token").filter(pl.col("latest") > pl.col("sequence")).select("member_token")
 
     def last_seen(self, client_id: str, active: Callable[[pl.DataFrame], pl.Series]) -> pl.DataFrame:
         """The greatest record date of each member over its active sightings: member_token, last_seen (Date)."""
-        rows = self.frame(None, pl.col("client_id") == client_id)
-        rows = rows.join(self._active(rows, active), on="file_id", how="semi")
+        rows = only_active(self.frame(None, pl.col("client_id") == client_id), active)
         return rows.group_by("member_token").agg(
             pl.col("sequence").max().str.slice(0, 10).str.to_date("%Y-%m-%d").alias("last_seen")
         )
-
-    @staticmethod
-    def _active(rows: pl.DataFrame, active: Callable[[pl.DataFrame], pl.Series]) -> pl.DataFrame:
-        deliveries = rows.select("file_id", "file_name").unique()
-        return deliveries.filter(active(deliveries)).select("file_id")
 
     def _files_reaching(self, client_id: str, rank: str) -> list[str]:
         """Data files of one client with a sighting ranked at `rank` or later."""

@@ -19,6 +19,8 @@ from healthingest.lake.delta import ZSTD, Table, commit, delta_schema, retry
 from healthingest.model import Delivery
 
 HELD, APPLIED = 1, 2
+#: What happens to a member's row.
+NEW, CHANGED, GONE = "new", "changed", "gone"
 BASE = pl.Schema(
     {
         "client_id": pl.String(),
@@ -121,8 +123,7 @@ class Silver(Table):
 
     def for_client(self, client_id: str, contract: Contract) -> Snapshot:
         """A fresh snapshot for one client, with the contract's readable columns in the table."""
-        retry(lambda: self._add_columns(contract))
-        return Snapshot(self.snapshot(), client_id)
+        return Snapshot(retry(lambda: self._with_columns(contract)), client_id)
 
     def commit(
         self,
@@ -134,7 +135,7 @@ class Silver(Table):
     ) -> int:
         """Commit a delivery's changes and its state against `snapshot`; returns the new version.
 
-        `changed` holds silver's columns and `_change` ("new", "changed" or "gone"); with no rows an empty commit still
+        `changed` holds silver's columns and `_change` (NEW, CHANGED or GONE); with no rows an empty commit still
         records the state.
 
         Raises:
@@ -144,7 +145,7 @@ class Silver(Table):
             {f"client/{snapshot.client_id}": snapshot.number + 1, f"file/{delivery.file_id}": state},
             {"healthingest": json.dumps({"file_id": delivery.file_id, **metadata}, sort_keys=True)},
         )
-        if (changed["_change"] == "new").all():
+        if (changed["_change"] == NEW).all():
             # Nothing to match (or nothing at all): an append is the same commit without the join.
             rows = changed.drop("_change")
             write_deltalake(snapshot.table, rows, mode="append", writer_properties=ZSTD, commit_properties=properties)
@@ -155,8 +156,8 @@ class Silver(Table):
                 changed, here, source_alias="s", target_alias="t", streamed_exec=False,
                 writer_properties=ZSTD, commit_properties=properties,
             )  # fmt: skip
-            merge.when_matched_delete("s._change = 'gone'")
-            merge.when_matched_update_all("s._change = 'changed'", except_cols=["_change"])
+            merge.when_matched_delete(f"s._change = '{GONE}'")
+            merge.when_matched_update_all(f"s._change = '{CHANGED}'", except_cols=["_change"])
             merge.when_not_matched_insert_all(except_cols=["_change"]).execute()
         return int(snapshot.table.version())
 
@@ -170,10 +171,12 @@ class Silver(Table):
                 return recorded | {"version": entry["version"]}
         return None
 
-    def _add_columns(self, contract: Contract) -> None:
+    def _with_columns(self, contract: Contract) -> DeltaTable:
         table = self.snapshot()
         have = {f.name for f in table.schema().fields}
         wanted = {n: t for n, t in readable_columns(contract).items() if n not in have}
-        if wanted:
-            fields: list[Field] = list(delta_schema(pl.Schema(wanted), COMMENTS).fields)
-            table.alter.add_columns(fields)
+        if not wanted:
+            return table
+        fields: list[Field] = list(delta_schema(pl.Schema(wanted), COMMENTS).fields)
+        table.alter.add_columns(fields)
+        return self.snapshot()

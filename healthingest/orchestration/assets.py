@@ -45,9 +45,8 @@ def feeds(clients: ClientSet) -> list[dg.AssetSpec]:
 
 def _feed(client: Client) -> dg.AssetSpec:
     freshness = client.config.freshness
-    fail = freshness.expect_every + freshness.grace
     policy = dg.FreshnessPolicy.time_window(
-        fail_window=fail, warn_window=freshness.expect_every if freshness.grace else None
+        fail_window=freshness.allowed, warn_window=freshness.expect_every if freshness.grace else None
     )
     return dg.AssetSpec(
         feed_key(client.client_id),

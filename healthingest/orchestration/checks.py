@@ -96,7 +96,7 @@ def delivery_expected(platform: Platform, client: Client, now: datetime | None =
         ["ingestion_time"], (pl.col("client_id") == client.client_id) & (pl.col("status") == "succeeded")
     )
     last = rows["ingestion_time"].max()
-    allowed = client.config.freshness.expect_every + client.config.freshness.grace
+    allowed = client.config.freshness.allowed
     if not isinstance(last, datetime):
         return _expected(client, passed=False, text=f"{client.client_id} has never delivered a file that was taken.")
     age = (now or datetime.now(UTC)) - last

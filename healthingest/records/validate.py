@@ -83,7 +83,7 @@ class Validator:
 
     def _failures(self, frame: pl.DataFrame) -> Iterator[tuple[str, pl.Series]]:
         """Check name and mask of the failing rows, for each check that fails anywhere."""
-        if _backend(self.schema) != _NATIVE_BACKEND:
+        if not uses_native_backend(self.schema):
             raise ValidationError("Pandera does not use its native polars backend; unset PANDERA_USE_NARWHALS_BACKEND.")
         # Explicit, because PANDERA_VALIDATION_ENABLED=False in the environment would switch validation off silently.
         with config_context(validation_enabled=True, validation_depth=ValidationDepth.SCHEMA_AND_DATA):
@@ -100,11 +100,12 @@ class Validator:
             yield name, ~output["check_output"].fill_null(value=False)
 
 
-def _backend(schema: pa.DataFrameSchema) -> str | None:
+def uses_native_backend(schema: pa.DataFrameSchema) -> bool:
+    """Whether Pandera checks polars frames itself; its other backends do not say which record failed."""
     try:
-        return type(schema.get_backend(pl.DataFrame())).__module__
+        return type(schema.get_backend(pl.DataFrame())).__module__ == _NATIVE_BACKEND
     except ImportError:  # the environment asks for one that is not installed
-        return None
+        return False
 
 
 def _name(check: object) -> str:
