@@ -19,12 +19,12 @@ from deltalake.exceptions import CommitFailedError
 from healthingest.contracts.clients import Client
 from healthingest.errors import AccountingError, ConfigError, PermanentError, UnroutableError
 from healthingest.lake.delta import retry
-from healthingest.lake.quarantine import rule_counts
 from healthingest.lake.silver import APPLIED, CHANGED, GONE, HELD, NEW, Snapshot
 from healthingest.landing.names import printable
 from healthingest.members import check_delivery, members_of
-from healthingest.model import Counts, Delivery, Outcome, Status
+from healthingest.model import Counts, Delivery, Outcome, Profile, Status
 from healthingest.platform import Platform
+from healthingest.quality import Judgement, judge_quality
 from healthingest.records.check import Checked
 from healthingest.supersede import Slot, left_behind, silver_rows
 
@@ -88,9 +88,11 @@ def _attempt(platform: Platform, delivery: Delivery, run_id: str, stages: "Stage
     lake = platform.lake
     client = platform.pinned_client(delivery)
     checked = check_delivery(platform, delivery, client, stages.add)
+    quality = client.config.quality
+    judged = judge_quality(quality, checked.counts, delivery, lake.audit)
     outcome = Outcome(
-        delivery, "succeeded", fresh=True, counts=checked.counts,
-        max_invalid_ratio=client.config.quality.max_invalid_ratio, top_rules=rule_counts(checked.rejected["reasons"]),
+        delivery, "succeeded", fresh=True, counts=checked.counts, max_invalid_ratio=quality.max_invalid_ratio,
+        profile=checked.profile, file_breaches=judged.file,
     )  # fmt: skip
     with stages("quarantine"):
         lake.quarantine.put(delivery, checked.rejected, platform.keyring, run_id)
@@ -99,11 +101,10 @@ def _attempt(platform: Platform, delivery: Delivery, run_id: str, stages: "Stage
     with stages("sight"):
         seen = members.select("member_token", "sequence", content_hash="_content_hash")
         lake.sightings.put(delivery, seen)
-    hold = outcome.breached and client.config.quality.on_breach == "hold"
-    decided = retry(lambda: _decide(platform, delivery, client, outcome, members, stages, hold=hold))
+    decided = retry(lambda: _decide(platform, delivery, client, outcome, members, stages, hold=judged.holds))
     return replace(
         outcome, status="held" if decided.held else "succeeded", counts=decided.counts, silver_version=decided.version,
-        error_kind="held" if decided.held else None, message=_message(outcome, checked, decided),
+        error_kind="held" if decided.held else None, message=_message(judged, checked, decided),
     )  # fmt: skip
 
 
@@ -146,8 +147,9 @@ def _decide(
         parts = _put_values(platform, client, snapshot.number + 1, valued)
     with stages("silver"):
         state, rows = HELD if hold else APPLIED, silver_rows(everyone, client)
+        said = {"counts": counts.as_dict(), "state": state, "profile": outcome.profile.as_dict()}
         try:
-            version = lake.silver.commit(snapshot, delivery, state, rows, {"counts": counts.as_dict(), "state": state})
+            version = lake.silver.commit(snapshot, delivery, state, rows, said)
         except CommitFailedError:
             for part in parts:
                 part.unlink()  # no commit names it
@@ -196,32 +198,39 @@ def _compare(platform: Platform, slot: Slot, members: pl.DataFrame, counts: Coun
 
 def _recorded(platform: Platform, delivery: Delivery, state: int, *, run_id: str, started_at: datetime) -> Outcome:
     """The outcome of a delivery that an earlier attempt decided; its audit row is written if that attempt died."""
-    client = platform.pinned_client(delivery)
+    quality = platform.pinned_client(delivery).config.quality
     status: Status = "held" if state == HELD else "succeeded"
     outcome = Outcome(
         delivery,
         status,
         fresh=False,
-        max_invalid_ratio=client.config.quality.max_invalid_ratio,
-        top_rules=platform.lake.quarantine.top_rules(delivery),
+        max_invalid_ratio=quality.max_invalid_ratio,
         error_kind="held" if state == HELD else None,
     )
     row = platform.lake.audit.row(delivery.file_id)
     if row and row["status"] == status:
-        counts = Counts(**{name: row[name] for name in Counts.names()})
-        return replace(outcome, counts=counts, silver_version=row["silver_version"], message=row["message"])
+        counts = Counts(**{name: row[name] or 0 for name in Counts.names()})
+        judged = judge_quality(quality, counts, delivery, platform.lake.audit)
+        return replace(
+            outcome, counts=counts, profile=Profile.of(row), file_breaches=judged.file,
+            silver_version=row["silver_version"], message=row["message"],
+        )  # fmt: skip
     decision = platform.lake.silver.decision(delivery.file_id)
     if decision is None:
         raise PermanentError("Silver's log no longer says how this delivery was decided; rebuild it from bronze.")
-    outcome = replace(outcome, counts=Counts(**decision["counts"]), silver_version=decision["version"])
-    outcome = replace(outcome, message=_ratio_sentence(outcome, hold=state == HELD))
+    counts = Counts(**decision["counts"])
+    judged = judge_quality(quality, counts, delivery, platform.lake.audit)
+    outcome = replace(
+        outcome, counts=counts, profile=Profile.of(decision.get("profile", {})), file_breaches=judged.file,
+        silver_version=decision["version"], message=" ".join(_quality_sentences(judged, held=state == HELD)) or None,
+    )  # fmt: skip
     platform.lake.audit.put(outcome, run_id=run_id, started_at=started_at)
     return outcome
 
 
-def _message(outcome: Outcome, checked: Checked, decided: Decision) -> str | None:
-    sentences = [_ratio_sentence(outcome, hold=decided.held)]
-    if decided.held and not outcome.breached:
+def _message(judged: Judgement, checked: Checked, decided: Decision) -> str | None:
+    sentences = _quality_sentences(judged, held=decided.held)
+    if decided.held and not judged.holds:
         sentences.append(
             "The file would take back more members than it brings, against the earlier delivery of this name; it is "
             "held and silver is unchanged. Send the whole file."
@@ -231,23 +240,21 @@ def _message(outcome: Outcome, checked: Checked, decided: Decision) -> str | Non
             f"Members that only the earlier delivery of this name had: {decided.gone} were removed, "
             f"{decided.fell_back} fell back to what other deliveries say."
         )
-    if not outcome.counts.records:
+    if not checked.counts.records:
         sentences.append("The file has a header but no records.")
+    if checked.counts.warned:
+        sentences.append(f"{checked.counts.warned} accepted records have warnings.")
     if checked.extra_columns:
         count = len(checked.extra_columns)
         sentences.append(f"The header has {count} column(s) that the contract does not know; they stay in bronze.")
-    return " ".join(sentence for sentence in sentences if sentence) or None
+    return " ".join(sentences) or None
 
 
-def _ratio_sentence(outcome: Outcome, *, hold: bool) -> str | None:
-    if not outcome.breached:
-        return None
-    counts, limit = outcome.counts, outcome.max_invalid_ratio
-    share = f"{counts.invalid_ratio:.1%}, over the limit of {limit:.1%}"
-    text = f"{counts.rejected} of {counts.records} records were rejected ({share})"
-    if hold:
-        return f"{text}; the delivery is held and silver is unchanged. Send a corrected file."
-    return f"{text}; the accepted records are in silver."
+def _quality_sentences(judged: Judgement, *, held: bool) -> list[str]:
+    said = [*([judged.ratio] if judged.ratio else []), *judged.file]
+    if held and judged.holds:
+        return [*said, "The delivery is held and silver is unchanged; send a corrected file."]
+    return [*said, "The accepted records are in silver."] if said else []
 
 
 class Stages:

@@ -1,5 +1,7 @@
 """A delivery's members: from its bytes in bronze to one standardised, tokenised row per member. Writes nothing."""
 
+from contextlib import ExitStack
+
 import polars as pl
 
 from healthingest.contracts.clients import Client
@@ -23,9 +25,13 @@ def check_delivery(platform: Platform, delivery: Delivery, client: Client, clock
     registered = platform.lake.bronze.find(delivery.client_id, delivery.file_id)
     if registered is None:
         raise PermanentError("The delivery is not in bronze; drop the file into the landing zone again.")
-    with platform.lake.bronze.open(delivery) as source:
-        reader = RecordReader(source, registered.facts, client)
-        checked = check_records(reader, client, delivery.creation_date, clock)
+    with ExitStack() as opened:
+
+        def open_reader() -> RecordReader:
+            source = opened.enter_context(platform.lake.bronze.open(delivery))
+            return RecordReader(source, registered.facts, client)
+
+        checked = check_records(open_reader, client, delivery.creation_date, clock)
     counts = checked.counts
     if counts.records != counts.accepted + counts.rejected:
         raise AccountingError(

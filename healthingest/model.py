@@ -1,8 +1,9 @@
 """The nouns that layers pass to each other: delivery, counts, outcome. They only answer questions about themselves."""
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from datetime import date, datetime
-from typing import Literal
+from typing import Any, Literal
 
 Status = Literal["succeeded", "held", "failed", "unroutable"]
 
@@ -56,6 +57,8 @@ class Counts:
     stale: int = 0
     suppressed: int = 0
     duplicates: int = 0
+    #: Accepted records that broke a rule of severity warn; no part of any sum.
+    warned: int = 0
 
     @property
     def invalid_ratio(self) -> float:
@@ -74,12 +77,55 @@ class Counts:
 
 @dataclass(frozen=True)
 class RuleCount:
-    """How many records of a delivery one rule rejected; a record that fails several rules counts in each."""
+    """How many records of a delivery broke one rule; a record that breaks several counts in each."""
 
     column: str | None
     rule: str
     kind: str
     records: int
+    severity: str = "error"
+
+
+@dataclass(frozen=True)
+class RulePair:
+    """How many records two rules rejected together."""
+
+    first: str
+    second: str
+    records: int
+
+
+@dataclass(frozen=True)
+class Filled:
+    """How many of a delivery's well-formed records have a value in one contract column."""
+
+    column: str
+    #: The column's name in the file; None if the file lacks it.
+    header: str | None
+    records: int
+
+
+@dataclass(frozen=True)
+class Profile:
+    """What a delivery looked like, in counts: for reports, never for decisions."""
+
+    #: Most frequent first.
+    rules: tuple[RuleCount, ...] = ()
+    pairs: tuple[RulePair, ...] = ()
+    filled: tuple[Filled, ...] = ()
+
+    def as_dict(self) -> dict[str, list[dict[str, Any]]]:
+        """Plain values, as the audit table and silver's log keep them."""
+        return {name: [asdict(item) for item in getattr(self, name)] for name in ("rules", "pairs", "filled")}
+
+    @classmethod
+    def of(cls, plain: Mapping[str, Any]) -> "Profile":
+        """From what `as_dict` gave; what is missing is empty."""
+        return cls(
+            rules=tuple(RuleCount(**row) for row in plain.get("rules") or ()),
+            pairs=tuple(RulePair(**row) for row in plain.get("pairs") or ()),
+            filled=tuple(Filled(**row) for row in plain.get("filled") or ()),
+        )
 
 
 @dataclass(frozen=True)
@@ -92,8 +138,9 @@ class Outcome:
     fresh: bool
     counts: Counts = field(default_factory=Counts)
     max_invalid_ratio: float = 1.0
-    #: Most frequent first.
-    top_rules: tuple[RuleCount, ...] = ()
+    profile: Profile = field(default_factory=Profile)
+    #: What of the whole file breaks the client's `quality`, in sentences; the invalid ratio is none of them.
+    file_breaches: tuple[str, ...] = ()
     #: Stage -> seconds, in the order they ran; empty when not fresh.
     stages: dict[str, float] = field(default_factory=dict)
     silver_version: int | None = None

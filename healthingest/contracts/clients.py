@@ -3,12 +3,12 @@
 A broken config takes only its own client out; everything else goes on.
 """
 
-import codecs
 import hashlib
 import json
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import cached_property
 from pathlib import Path
@@ -18,14 +18,17 @@ from pydantic import BeforeValidator, Field, StrictStr, field_validator, model_v
 
 from healthingest.contracts import strict_yaml
 from healthingest.contracts.contract import Contract, load_contract
+from healthingest.contracts.hooks import Hook, load_hook, try_hook
 from healthingest.contracts.rules import Rule, Strict
+from healthingest.contracts.source import ColumnSource, Source, Transform
 from healthingest.errors import ConfigError
 from healthingest.places import Places
 
 #: Keys of a config that decide what a delivery becomes; the rest (alerts, freshness, ...) may change at any time.
-_PINNED = {"client_id", "contract", "source", "columns", "rules", "quality", "schema_evolution", "silver"}
+_PINNED = {
+    "client_id", "contract", "source", "columns", "transform", "rules", "quality", "schema_evolution", "silver",
+}  # fmt: skip
 CLIENT_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,62}")
-_ASCII = "member_id,\n"
 _UNITS = {"m": "minutes", "h": "hours", "d": "days"}
 
 
@@ -39,80 +42,27 @@ def _duration(value: object) -> object:
 Duration = Annotated[timedelta, BeforeValidator(_duration)]
 
 
-class CreationDate(Strict):
-    """Where a record's date comes from: the file's name, or a column of it (backfills)."""
-
-    from_: Literal["file_name", "column"] = Field(default="file_name", alias="from")
-    column: StrictStr = "creation_date"
-
-
-class Trailer(Strict):
-    """A control record at the end of a file: how it starts, and which field (1-based) counts the records."""
-
-    starts_with: StrictStr = Field(min_length=1)
-    count_field: int | None = Field(default=None, ge=1)
-
-
-class Source(Strict):
-    """How the client writes its files."""
-
-    delimiter: StrictStr = ","
-    encoding: StrictStr | list[StrictStr] = "utf-8"
-    null_values: list[StrictStr] = Field(default_factory=lambda: ["", "NULL", "N/A"])
-    creation_date: CreationDate = Field(default_factory=CreationDate)
-    trailer: Trailer | None = None
-
-    @field_validator("delimiter")
-    @classmethod
-    def _one_character(cls, value: str) -> str:
-        if len(value) != 1 or not value.isascii() or value in '"\r\n':
-            raise ValueError('a delimiter is one ASCII character, e.g. "," or "|" or "\\t"')
-        return value
-
-    @field_validator("encoding")
-    @classmethod
-    def _known_encoding(cls, value: str | list[str]) -> str | list[str]:
-        for name in [value] if isinstance(value, str) else value:
-            try:
-                "x".encode(name)  # not codecs.lookup, which also knows hex and zip
-            except (LookupError, ValueError):
-                raise ValueError(f"there is no encoding {name}; common ones are utf-8, cp1252, latin-1") from None
-            if not name.lower().startswith(("utf-16", "utf_16")) and _ASCII.encode(name) != _ASCII.encode():
-                raise ValueError(f"{name} does not write ASCII as ASCII; only such encodings and UTF-16 can be read")
-        if not value:
-            raise ValueError("name at least one encoding, e.g. utf-8")
-        return value
-
-    @property
-    def encodings(self) -> list[str]:
-        """Normalised codec names, in the order they are tried."""
-        names = [self.encoding] if isinstance(self.encoding, str) else self.encoding
-        return [codecs.lookup(name).name for name in names]
-
-
-class ColumnSource(Strict):
-    """One column of the client's files: which contract column it is, and how its values are written."""
-
-    to: StrictStr
-    date_formats: list[StrictStr] | None = Field(default=None, min_length=1)
-
-    @field_validator("date_formats")
-    @classmethod
-    def _four_digit_years(cls, value: list[str] | None) -> list[str] | None:
-        for fmt in value or ():
-            parts = re.findall(r"%(.)", fmt)
-            if sorted(parts) not in (["Y", "d", "m"], ["Y", "b", "d"]):
-                raise ValueError("a date format has %Y, %m (or %b) and %d, once each, e.g. %m/%d/%Y")
-        return value
-
-
 class Quality(Strict):
-    """How many rejected records are too many, and what happens then."""
+    """What a delivery as a whole must keep to, and what happens if it does not.
+
+    `max_volume_change` never holds a delivery, whatever `on_breach` says: what came before it depends on the order of
+    arrival, and silver must not.
+    """
 
     max_invalid_ratio: float = Field(default=0.05, ge=0, le=1)
+    min_records: int | None = Field(default=None, ge=0, strict=True)
+    max_records: int | None = Field(default=None, ge=1, strict=True)
+    #: Largest change of the number of records against the client's delivery before, as a share of that one's.
+    max_volume_change: float | None = Field(default=None, gt=0)
     on_breach: Literal["alert", "hold"] = "alert"
 
-    @field_validator("max_invalid_ratio", mode="before")
+    @model_validator(mode="after")
+    def _some_number_passes(self) -> "Quality":
+        if self.min_records is not None and self.max_records is not None and self.min_records > self.max_records:
+            raise ValueError("min_records is greater than max_records, so no file would pass")
+        return self
+
+    @field_validator("max_invalid_ratio", "max_volume_change", mode="before")
     @classmethod
     def _no_truth_value(cls, value: object) -> object:
         if isinstance(value, bool):
@@ -154,6 +104,7 @@ class ClientConfig(Strict):
     contract: StrictStr = "member/1"
     source: Source = Field(default_factory=Source)
     columns: dict[StrictStr, ColumnSource] = Field(default_factory=dict)
+    transform: list[Transform] = Field(default_factory=list)
     rules: list[Rule] = Field(default_factory=list)
     quality: Quality = Field(default_factory=Quality)
     freshness: Freshness = Field(default_factory=Freshness)
@@ -209,16 +160,19 @@ class ClientConfig(Strict):
 
 @dataclass(frozen=True)
 class Client:
-    """A client whose config and contract loaded well."""
+    """A client whose config, contract and hooks loaded well."""
 
     client_id: str
     config: ClientConfig
     contract: Contract
+    #: name/version -> the Python function that a transform of the config calls.
+    hooks: Mapping[str, Hook] = field(default_factory=dict)
 
     @property
     def pin(self) -> dict[str, Any]:
         """The part of the config that decides what a delivery becomes, as JSON values; kept with each delivery."""
-        return self.config.model_dump(mode="json", by_alias=True, include=_PINNED)
+        pin = self.config.model_dump(mode="json", by_alias=True, include=_PINNED)
+        return pin | {"hooks": {name: hook.digest for name, hook in self.hooks.items()}}
 
     @cached_property
     def config_hash(self) -> str:
@@ -230,10 +184,20 @@ class Client:
         """The client as it was when a delivery was registered.
 
         Raises:
-            ConfigError: the pinned contract is no longer in the registry.
+            ConfigError: the pinned contract or a hook is no longer in the registry, or is another one now.
         """
-        config = ClientConfig.model_validate(pin)
-        return cls(config.client_id, config, load_contract(configs, config.contract))
+        digests = pin.get("hooks", {})
+        config = ClientConfig.model_validate({key: value for key, value in pin.items() if key != "hooks"})
+        contract = load_contract(configs, config.contract)
+        hooks = {name: load_hook(configs, name) for name in digests}
+        for name, hook in hooks.items():
+            if hook.digest != digests[name]:
+                raise ConfigError(
+                    f"the hook {name} is not the one that this delivery was registered with; put its text back and "
+                    "publish the change as a new version.",
+                    file=hook.file,
+                )
+        return cls(config.client_id, config, contract, hooks)
 
     @property
     def rules(self) -> list[Rule]:
@@ -242,12 +206,18 @@ class Client:
         inherited = [own.pop(rule.id, rule) for rule in self.contract.rules]
         return [*inherited, *own.values()]
 
-    def date_formats(self, column: str) -> list[str]:
-        """The formats in which this client writes the dates of a contract column, tried in order."""
-        for source in self.config.columns.values():
-            if source.to == column and source.date_formats:
-                return source.date_formats
-        return ["%Y-%m-%d"]
+    def column_source(self, column: str) -> ColumnSource:
+        """How this client writes a contract column."""
+        return self._sources.get(column) or ColumnSource(to=column)
+
+    @cached_property
+    def _sources(self) -> dict[str, ColumnSource]:
+        return {source.to: source for source in self.config.columns.values()}
+
+    @cached_property
+    def made_columns(self) -> frozenset[str]:
+        """Contract columns that come from a transform instead of a column of the file."""
+        return frozenset(to for step in self.config.transform if step.hook is None for to in step.to)
 
 
 @dataclass(frozen=True)
@@ -293,39 +263,96 @@ def load_client(file: Path, configs: Path) -> Client:
     """
     document = strict_yaml.load(file)
     config = document.parse(ClientConfig)
-    try:
+    with _told_at(document, ("contract",)):
         contract = load_contract(configs, config.contract)
-    except ConfigError as error:
-        raise document.error(str(error), ("contract",)) from None
-    client = Client(config.client_id, config, contract)
+    hooks = _load_hooks(config, configs, document)
+    client = Client(config.client_id, config, contract, hooks)
     _hold_against_contract(client, document)
+    for number, step in enumerate(config.transform):
+        if step.hook is not None:
+            with _told_at(document, ("transform", number, "hook")):
+                try_hook(hooks[step.hook], step.to)
     return client
 
 
+def _load_hooks(config: ClientConfig, configs: Path, document: strict_yaml.Document) -> dict[str, Hook]:
+    hooks: dict[str, Hook] = {}
+    for number, step in enumerate(config.transform):
+        if step.hook is not None:
+            with _told_at(document, ("transform", number, "hook")):
+                hooks[step.hook] = load_hook(configs, step.hook)
+    return hooks
+
+
+@contextmanager
+def _told_at(document: strict_yaml.Document, at: tuple[str | int, ...]) -> Iterator[None]:
+    """Let a mistake in another file be told where the client's YAML names that file."""
+    try:
+        yield
+    except ConfigError as error:
+        raise document.error(str(error), at) from None
+
+
 def _hold_against_contract(client: Client, document: strict_yaml.Document) -> None:
+    for check in (_columns_exist, _columns_fit, _transforms_fit, _rules_fit, _record_date_fits):
+        check(client, document)
+
+
+def _columns_exist(client: Client, document: strict_yaml.Document) -> None:
+    """Everything that names a contract column names one there is, and no column has two origins."""
     known = ", ".join(client.contract.column)
-    for header, source in client.config.columns.items():
-        if source.to not in client.contract.column:
-            raise document.error(
-                f"{client.contract.name} has no column {source.to}; it has {known}.", ("columns", header)
-            )
+    named: list[tuple[tuple[str | int, ...], str]] = [
+        (("columns", header), source.to) for header, source in client.config.columns.items()
+    ]
+    for number, step in enumerate(client.config.transform):
+        named += [(("transform", number, "to"), to) for to in step.to]
+    for at, to in named:
+        if to not in client.contract.column:
+            raise document.error(f"{client.contract.name} has no column {to}; it has {known}.", at)
     targets = [source.to for source in client.config.columns.values()]
     for header, source in client.config.columns.items():
         if targets.count(source.to) > 1:
             raise document.error(f"two headers lead to {source.to}; keep one.", ("columns", header))
+
+
+def _columns_fit(client: Client, document: strict_yaml.Document) -> None:
+    for header, source in client.config.columns.items():
+        kind = client.contract.column[source.to].type
+        if source.zip_repair and kind != "us_zip":
+            raise document.error(
+                f"this is for ZIP columns, and {source.to} is none.", ("columns", header, "zip_repair")
+            )
+        if source.date_formats and kind != "date":
+            raise document.error(f"this is for dates, and {source.to} is none.", ("columns", header, "date_formats"))
+
+
+def _transforms_fit(client: Client, document: strict_yaml.Document) -> None:
+    made: set[str] = set()
+    for number, step in enumerate(client.config.transform):
+        if step.hook is None:
+            if twice := made.intersection(step.to):
+                raise document.error(f"two steps make {min(twice)}; keep one.", ("transform", number, "to"))
+            made.update(step.to)
+
+
+def _rules_fit(client: Client, document: strict_yaml.Document) -> None:
     for number, rule in enumerate(client.config.rules):
         if wrong := client.contract.objection(rule):
             raise document.error(f"{wrong}.", ("rules", number))
+
+
+def _record_date_fits(client: Client, document: strict_yaml.Document) -> None:
     date_from = client.config.source.creation_date
-    if date_from.from_ == "column":
-        column = client.contract.column.get(date_from.column)
-        if column is None or column.type != "date":
-            raise document.error("this must be a date column of the contract.", ("source", "creation_date", "column"))
-        if not column.policy.drop:  # it comes to stand in silver, in the sequence and in statistics, in clear
-            raise document.error(
-                f"{column.name} is a member's value; only a column with the policy drop may order records.",
-                ("source", "creation_date", "column"),
-            )
+    if date_from.from_ != "column":
+        return
+    at = ("source", "creation_date", "column")
+    column = client.contract.column.get(date_from.column)
+    if column is None or column.type != "date":
+        raise document.error("this must be a date column of the contract.", at)
+    if not column.policy.drop:  # it comes to stand in silver, in the sequence and in statistics, in clear
+        raise document.error(
+            f"{column.name} is a member's value; only a column with the policy drop may order records.", at
+        )
 
 
 def fingerprint(configs: Path) -> str:

@@ -7,15 +7,16 @@ from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
+import polars as pl
 from pydantic import Field, StrictStr, model_validator
 
 from healthingest.contracts import strict_yaml
-from healthingest.contracts.rules import Rule, Strict
+from healthingest.contracts.rules import DELIVERY_DATE, DOMAINS, STANDARD, Domain, Rule, Strict
 from healthingest.errors import ConfigError
 
-ColumnType = Literal["identifier", "name", "text", "date", "gender", "us_state", "us_zip", "phone", "email"]
+ColumnType = Literal["identifier", "name", "text"] | Domain
 #: Types whose values have a standard form that not every text has; failing it rejects the record.
-PARSED_TYPES = frozenset({"date", "gender", "us_state", "us_zip", "phone", "email"})
+PARSED_TYPES: frozenset[ColumnType] = frozenset(DOMAINS)
 Group = Literal["identity", "contact"]
 
 
@@ -93,15 +94,41 @@ class Contract(Strict):
 
     def objection(self, rule: Rule) -> str | None:
         """Why a rule, the contract's own or a client's, cannot be used here; None if it can."""
-        column = self.column.get(rule.column)
-        if column is None:
-            return f"{self.name} has no column {rule.column}; it has {', '.join(self.column)}"
-        if rule.between and column.type != "date":
-            return f"between is for date columns, and {column.name} is none"
+        for name in rule.columns:
+            if name not in self.column:
+                return f"{self.name} has no column {name}; it has {', '.join(self.column)}"
+        kind = self.column[rule.column].type
+        if rule.between and kind != "date":
+            return f"between is for date columns, and {rule.column} is none; use number, or length"
+        if rule.compare and (kind == "date") != (self.column[rule.compare.to].type == "date"):
+            return f"{rule.column} and {rule.compare.to} cannot be compared: only one of them is a date"
         built_in = {f"{c.name}.{check}" for c in self.columns for check in ("required", "control_characters", c.type)}
         if rule.id in built_in:  # it would silently take that check's place
             return f"the id {rule.id} belongs to a check that is built in; choose another"
-        return None
+        return self._evaluates(rule)
+
+    def _evaluates(self, rule: Rule) -> str | None:
+        """Try a rule on a frame of one empty record: what throws must do so now, never on a delivery."""
+        if rule.unique or rule.is_:
+            return None
+        text = {c.name: pl.String() for c in self.columns} | {c.name + STANDARD: pl.String() for c in self.columns}
+        frame = pl.DataFrame({DELIVERY_DATE: [None]}, schema={DELIVERY_DATE: pl.Date()}).with_columns(
+            pl.lit(None, dtype).alias(name) for name, dtype in text.items()
+        )
+        try:
+            dtype = frame.select(self.passes(rule)).to_series().dtype
+        except pl.exceptions.PolarsError:
+            return f"the rule {rule.id} cannot be evaluated; check its values"
+        return None if dtype == pl.Boolean else f"the rule {rule.id} does not answer yes or no"
+
+    def standard_of(self, name: str) -> pl.Expr:
+        """The standard form of a column's value in a standardised frame."""
+        return pl.col(name + STANDARD) if self.column[name].parsed else pl.col(name)
+
+    def passes(self, rule: Rule) -> pl.Expr:
+        """Where a record passes one of the rules that look at it alone; null where it has no value."""
+        dates = rule.compare is not None and self.column[rule.column].type == "date"
+        return rule.passes(self.standard_of, both_dates=dates)
 
     @property
     def required(self) -> list[str]:

@@ -31,6 +31,14 @@ SCHEMA = pl.Schema(
         "file_bytes": pl.Int64(),
         **dict.fromkeys(Counts.names(), pl.Int64()),
         "invalid_ratio": pl.Float64(),
+        "max_invalid_ratio": pl.Float64(),
+        "rules": pl.List(
+            pl.Struct(
+                {"column": pl.String, "rule": pl.String, "kind": pl.String, "records": pl.Int64, "severity": pl.String}
+            )
+        ),
+        "pairs": pl.List(pl.Struct({"first": pl.String, "second": pl.String, "records": pl.Int64})),
+        "filled": pl.List(pl.Struct({"column": pl.String, "header": pl.String, "records": pl.Int64})),
         "error_kind": pl.String(),
         "message": pl.String(),
         "started_at": pl.Datetime("us", "UTC"),
@@ -54,7 +62,10 @@ class Audit(Table):
             description="What became of every file that ever landed.",
             comments={
                 "ingestion_time": "when the delivery was decided, UTC",
-                "message": "one sentence, no values",
+                "message": "sentences, no values",
+                "rules": "records per broken rule, most first; severity warn: accepted ones",
+                "pairs": "records per pair of rules that rejected them together, most first",
+                "filled": "well-formed records with a value, per contract column, with its name in the file",
             },
             configuration={"delta.dataSkippingStatsColumns": "file_id,creation_date,ingestion_time"},
         )
@@ -77,6 +88,8 @@ class Audit(Table):
             "file_bytes": delivery.file_bytes,
             **outcome.counts.as_dict(),
             "invalid_ratio": outcome.counts.invalid_ratio,
+            "max_invalid_ratio": outcome.max_invalid_ratio,
+            **outcome.profile.as_dict(),
             "error_kind": outcome.error_kind,
             "message": outcome.message,
             "started_at": started_at,

@@ -4,6 +4,7 @@ Delta's application transactions are not de-duplicated by the library; a writer 
 with the very snapshot it looked at. A write by path, or a refreshed handle, commits silently over others' work.
 """
 
+import contextlib
 import random
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -55,11 +56,20 @@ class Table:
     def snapshot(self) -> DeltaTable:
         """The latest state as a fresh handle, creating an empty table where none is.
 
+        Columns that an earlier version of this code did not know are added to the table.
+
         Raises:
             HealthingestError: the folder holds something that is no Delta table.
         """
         if not self.exists():
             self._create()
+        table = DeltaTable(self.uri)
+        missing = set(self.schema) - {f.name for f in table.schema().fields}
+        if not missing:
+            return table
+        new = pl.Schema({name: dtype for name, dtype in self.schema.items() if name in missing})
+        with contextlib.suppress(CommitFailedError):  # another process added them
+            table.alter.add_columns(list(delta_schema(new, self.comments).fields))
         return DeltaTable(self.uri)
 
     def version(self) -> int | None:
@@ -71,7 +81,7 @@ class Table:
         if not self.exists():
             empty = pl.DataFrame(schema=self.schema)
             return empty.select(columns) if columns else empty
-        scan = pl.scan_delta(DeltaTable(self.uri))
+        scan = pl.scan_delta(self.snapshot())
         scan = scan if where is None else scan.filter(where)
         return (scan.select(columns) if columns else scan).collect()
 

@@ -6,11 +6,11 @@ from pathlib import Path
 import polars as pl
 
 from healthingest.lake.delta import Table
-from healthingest.model import Delivery, RuleCount
+from healthingest.model import Delivery
 from healthingest.privacy.keyring import Keyring
 from healthingest.privacy.seal import open_value, seal_values
 from healthingest.records.damage import RECORD_NO
-from healthingest.records.reasons import REASONS, count_reasons
+from healthingest.records.reasons import REASONS
 
 SCHEMA = pl.Schema(
     {
@@ -19,11 +19,14 @@ SCHEMA = pl.Schema(
         "file_id": pl.String(),
         "file_name": pl.String(),
         "record_no": pl.Int64(),
+        "line_no": pl.Int64(),
+        "lines": pl.Int64(),
         "reasons": REASONS,
         "expected_fields": pl.Int32(),
         "found_fields": pl.Int32(),
         "sealed_record": pl.Binary(),
         "contract": pl.String(),
+        "config_hash": pl.String(),
         "run_id": pl.String(),
         "quarantined_at": pl.Datetime("us", "UTC"),
         "state": pl.String(),
@@ -31,9 +34,12 @@ SCHEMA = pl.Schema(
 )
 _COMMENTS = {
     "record_no": "1-based number of the record in its file, header excluded",
+    "line_no": "physical line (1-based, header included) on which the record starts",
+    "lines": "physical lines that it takes",
     "reasons": "every rule the record failed; never a value",
     "expected_fields": "fields the header has; only for malformed records",
     "found_fields": "fields the record has; only for malformed records",
+    "config_hash": "digest of the client's config that the delivery is pinned to",
     "sealed_record": "the record as received, AES-256-GCM, bound to its file and number",
     "state": "open, released or discarded",
 }
@@ -57,7 +63,7 @@ class Quarantine(Table):
     def put(self, delivery: Delivery, rejected: pl.DataFrame, keyring: Keyring, run_id: str) -> bool:
         """Store a delivery's rejected records, once; returns whether this call did.
 
-        `rejected` has RECORD_NO, raw (Binary), reasons, expected_fields, found_fields.
+        `rejected` is a frame of `damage.REJECTED_SCHEMA`.
         """
         if rejected.is_empty():
             return False
@@ -69,26 +75,19 @@ class Quarantine(Table):
             file_id=pl.lit(delivery.file_id),
             file_name=pl.lit(delivery.file_name),
             record_no=pl.col(RECORD_NO),
+            line_no="line_no",
+            lines="lines",
             reasons="reasons",
             expected_fields="expected_fields",
             found_fields="found_fields",
             sealed_record=pl.Series(seal_values(key, rejected["raw"], context), dtype=pl.Binary),
             contract=pl.lit(delivery.contract),
+            config_hash=pl.lit(delivery.config_hash),
             run_id=pl.lit(run_id),
             quarantined_at=pl.lit(datetime.now(UTC)).cast(pl.Datetime("us", "UTC")),
             state=pl.lit("open"),
         )
         return self.append_once(rows.sort("record_no"), f"quarantine/{delivery.file_id}")
-
-    def top_rules(self, delivery: Delivery) -> tuple[RuleCount, ...]:
-        """How many of a delivery's records each rule rejected, most frequent first."""
-        mine = (pl.col("client_id") == delivery.client_id) & (pl.col("file_id") == delivery.file_id)
-        return rule_counts(self.frame(["reasons"], mine)["reasons"])
-
-
-def rule_counts(reasons: pl.Series) -> tuple[RuleCount, ...]:
-    """Count reasons (list of Reason per record), most frequent first."""
-    return tuple(RuleCount(**row) for row in count_reasons(reasons).to_dicts())
 
 
 def bound_to(file_id: str, record_no: int) -> bytes:

@@ -63,6 +63,11 @@ class Facts(BaseModel):
     #: Whether a trailer that counts holds something else than a number there.
     trailer_unreadable: bool = False
 
+    @property
+    def wide(self) -> str | None:
+        """The codec of a file that is UTF-16."""
+        return self.encoding if self.encoding and self.encoding.startswith("utf-16") else None
+
 
 class Preflight:
     """Feed the raw bytes of a file in order, then ask for the facts. Memory does not grow with the file."""

@@ -80,7 +80,7 @@ def rules_table(outcomes: Sequence[Outcome]) -> dg.TableMetadataValue:
     """The rules that rejected most records, over all outcomes."""
     total = sum(o.counts.records for o in outcomes) or 1
     counted: dict[tuple[str, str, str], int] = {}
-    for rule in (rule for o in outcomes for rule in o.top_rules):
+    for rule in (rule for o in outcomes for rule in o.profile.rules):
         key = (rule.rule, rule.column or "", rule.kind)
         counted[key] = counted.get(key, 0) + rule.records
     top = sorted(counted.items(), key=lambda item: (-item[1], item[0]))[:_SHOWN_RULES]

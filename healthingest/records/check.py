@@ -1,7 +1,11 @@
-"""A delivery's records, read, standardised and divided; frames in, frames out, nothing written."""
+"""A delivery's records, read, transformed, standardised and divided; frames in, frames out, nothing written.
+
+Records go through in batches; whoever asks for `checked_batches` needs memory for two of them, whatever the file.
+"""
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import date
@@ -10,11 +14,13 @@ from typing import TypeVar
 import polars as pl
 
 from healthingest.contracts.clients import Client
-from healthingest.contracts.rules import STANDARD
-from healthingest.model import Counts
-from healthingest.records.damage import RECORD_NO, REJECTED_SCHEMA, as_csv
+from healthingest.model import Counts, Filled, Profile
+from healthingest.records.damage import RECORD_NO, REJECTED_SCHEMA
 from healthingest.records.read import Batch, RecordReader
+from healthingest.records.reasons import Reason, count_pairs, count_reasons
 from healthingest.records.standardize import standardize
+from healthingest.records.transform import transform
+from healthingest.records.uniqueness import find_duplicates
 from healthingest.records.validate import Split, Validator
 
 T = TypeVar("T")
@@ -22,37 +28,69 @@ Clock = Callable[[str, float], None]
 
 
 @dataclass(frozen=True)
-class Checked:
-    """What became of a delivery's records."""
+class CheckedBatch:
+    """What became of some consecutive records."""
 
     #: RECORD_NO (Int64) and every contract column in its standard form (String), in file order.
     accepted: pl.DataFrame
     #: REJECTED_SCHEMA, in no particular order.
     rejected: pl.DataFrame
-    #: Line counts, records, accepted, rejected, malformed.
+    malformed: int
+    warned: int
+    warnings: dict[Reason, int]
+    #: Contract column -> well-formed records with a value.
+    filled: dict[str, int]
+
+
+@dataclass(frozen=True)
+class Checked:
+    """What became of a delivery's records: `accepted` and `rejected` as in a batch."""
+
+    accepted: pl.DataFrame
+    rejected: pl.DataFrame
+    #: Line counts, records, accepted, rejected, malformed, warned.
     counts: Counts
+    profile: Profile
     extra_columns: tuple[str, ...]
 
 
-def check_records(reader: RecordReader, client: Client, delivery_date: date, clock: Clock) -> Checked:
-    """Run a whole file through reading, standardising and validating.
+def check_records(
+    open_reader: Callable[[], RecordReader], client: Client, delivery_date: date, clock: Clock
+) -> Checked:
+    """Run a whole file through reading, transforming, standardising and validating.
 
-    `clock` is told the seconds of each stage. Raises what the reader and the validator raise; then nothing counts.
+    `open_reader` starts at the file's beginning each time it is called; `clock` is told the seconds of each stage.
+    Raises what the reader and the validator raise; then nothing counts.
     """
-    validator = Validator.of(client)
-    accepted: list[pl.DataFrame] = []
-    rejected: list[pl.DataFrame] = []
-    malformed = 0
-    for batch in _read_ahead(reader, clock):
-        malformed += batch.rejected.height
-        good, bad = _divide(batch, client, validator, delivery_date, clock)
-        accepted.append(good)
-        rejected += [batch.rejected, bad]
+    duplicates: Mapping[str, pl.Series] = {}
+    if any(rule.unique for rule in client.rules):
+        duplicates = _timed(clock, "read", lambda: find_duplicates(open_reader(), client))
+    reader = open_reader()
+    batches = list(checked_batches(reader, client, delivery_date, clock, duplicates))
     columns = {RECORD_NO: pl.Int64} | dict.fromkeys(client.contract.column, pl.String)
-    good = pl.concat([pl.DataFrame(schema=columns), *accepted], rechunk=True)
-    bad = pl.concat([pl.DataFrame(schema=REJECTED_SCHEMA), *rejected], rechunk=True)
-    counts = replace(reader.line_counts(), accepted=good.height, rejected=bad.height, malformed=malformed)
-    return Checked(good, bad, counts, tuple(reader.extra_columns))
+    good = pl.concat([pl.DataFrame(schema=columns), *(b.accepted for b in batches)], rechunk=True)
+    bad = pl.concat([pl.DataFrame(schema=REJECTED_SCHEMA), *(b.rejected for b in batches)], rechunk=True)
+    counts = replace(
+        reader.line_counts(), accepted=good.height, rejected=bad.height,
+        malformed=sum(b.malformed for b in batches), warned=sum(b.warned for b in batches),
+    )  # fmt: skip
+    return Checked(good, bad, counts, _profile(batches, bad, reader), tuple(reader.extra_columns))
+
+
+def checked_batches(
+    reader: RecordReader,
+    client: Client,
+    delivery_date: date,
+    clock: Clock,
+    duplicates: Mapping[str, pl.Series] | None = None,
+) -> Iterator[CheckedBatch]:
+    """Yield a file's records, checked, in order; what they came to counts only once the last one was given.
+
+    `duplicates`: what `find_duplicates` says of the same file, for clients with a `unique` rule.
+    """
+    validator = Validator.of(client, duplicates)
+    for batch in _read_ahead(reader, clock):
+        yield _checked(batch, client, validator, delivery_date, clock)
 
 
 def _read_ahead(reader: RecordReader, clock: Clock) -> Iterator[Batch]:
@@ -65,31 +103,45 @@ def _read_ahead(reader: RecordReader, clock: Clock) -> Iterator[Batch]:
             yield batch
 
 
-def _divide(
-    batch: Batch, client: Client, validator: Validator, delivery_date: date, clock: Clock
-) -> tuple[pl.DataFrame, pl.DataFrame]:
-    rows = _timed(clock, "standardize", lambda: standardize(batch.rows, client))
-    split = _timed(clock, "validate", lambda: validator.split(rows, delivery_date))
+def _checked(batch: Batch, client: Client, validator: Validator, delivery_date: date, clock: Clock) -> CheckedBatch:
+    rows = _timed(clock, "standardize", lambda: standardize(transform(batch.rows, client), client))
+    if rows.is_empty():
+        split = Split(rows, rows.with_columns(pl.lit(None).alias("reasons")), {}, 0)
+    else:
+        split = _timed(clock, "validate", lambda: validator.split(rows, delivery_date))
     contract = client.contract
-    standard = [pl.col(c.name + STANDARD).alias(c.name) if c.parsed else pl.col(c.name) for c in contract.columns]
-    return split.accepted.select(RECORD_NO, *standard), _as_received(batch.cells, split, client.config.source.delimiter)
+    standard = [contract.standard_of(column.name).alias(column.name) for column in contract.columns]
+    return CheckedBatch(
+        accepted=split.accepted.select(RECORD_NO, *standard),
+        rejected=pl.concat([batch.rejected, _as_received(batch, split)]),
+        malformed=batch.rejected.height,
+        warned=split.warned,
+        warnings=split.warnings,
+        filled={column: rows.height - rows[column].null_count() for column in contract.column},
+    )
 
 
-def _as_received(fields: pl.DataFrame, split: Split, delimiter: str) -> pl.DataFrame:
-    """The rejected records with all fields that the file gave them, in its order, and their reasons."""
+def _as_received(batch: Batch, split: Split) -> pl.DataFrame:
+    """The records that break a rule, with their bytes and lines as the file gave them."""
     if split.rejected.is_empty():
         return pl.DataFrame(schema=REJECTED_SCHEMA)
-    received = fields.join(split.rejected.select(RECORD_NO), on=RECORD_NO, how="semi", maintain_order="left")
-    cells: Iterable[tuple[str | None, ...]] = received.drop(RECORD_NO).iter_rows()
-    return pl.DataFrame(
-        {
-            RECORD_NO: split.rejected[RECORD_NO],
-            "raw": [as_csv(list(row), delimiter).encode() for row in cells],
-            "reasons": split.rejected["reasons"],
-            "expected_fields": None,
-            "found_fields": None,
-        },
-        schema=REJECTED_SCHEMA,
+    missing = [pl.lit(None, REJECTED_SCHEMA[name]).alias(name) for name in ("expected_fields", "found_fields")]
+    received = batch.received(split.rejected[RECORD_NO])
+    return received.with_columns(split.rejected["reasons"], *missing).select(REJECTED_SCHEMA.names())
+
+
+def _profile(batches: list[CheckedBatch], rejected: pl.DataFrame, reader: RecordReader) -> Profile:
+    filled: Counter[str] = Counter()
+    warnings: Counter[Reason] = Counter()
+    for batch in batches:
+        filled.update(batch.filled)
+        warnings.update(batch.warnings)
+    written = reader.header.written if reader.header else {}
+    columns = reader.client.contract.column
+    return Profile(
+        rules=count_reasons(rejected["reasons"], warnings),
+        pairs=count_pairs(rejected["reasons"]),
+        filled=tuple(Filled(column, written.get(column), filled[column]) for column in columns),
     )
 
 

@@ -14,6 +14,7 @@ import polars as pl
 from healthingest.contracts.clients import Client
 from healthingest.contracts.contract import Column, ColumnType
 from healthingest.contracts.rules import STANDARD
+from healthingest.contracts.source import ColumnSource
 
 #: White space of any script, less the control characters that Unicode counts as such: those reject a record.
 _SPACE = r"[\s--[\x0b\x0c\x85]]+"
@@ -31,7 +32,13 @@ _NANP = (
 _ATEXT = r"[a-z0-9!#$%&'*+/=?^_`{|}~\-]+"
 _LABEL = r"[a-z0-9](?:[a-z0-9\-]{0,61}[a-z0-9])?"
 _EMAIL = rf"^{_ATEXT}(?:\.{_ATEXT})*@(?:{_LABEL}\.)+[a-z](?:[a-z0-9\-]{{0,61}}[a-z0-9])$"
+_MBI_LETTER, _MBI_ANY = "[AC-HJKMNP-RT-Y]", "[0-9AC-HJKMNP-RT-Y]"
+_MBI = f"^[1-9]{_MBI_LETTER}{_MBI_ANY}[0-9]{_MBI_LETTER}{_MBI_ANY}[0-9]{_MBI_LETTER}{_MBI_LETTER}[0-9]{{2}}$"
 _EMAIL_MAX, _EMAIL_LOCAL_MAX = 254, 64
+
+#: Formats of a date where the client's YAML names none.
+ISO = ("%Y-%m-%d",)
+_ZIP_WITHOUT_ZERO = r"^(?:[0-9]{4}|[0-9]{4}-?[0-9]{4})$"
 
 _GENDERS = {
     "M": "M", "F": "F", "X": "X", "U": "U", "O": "O", "MALE": "M", "FEMALE": "F", "UNKNOWN": "U", "OTHER": "O",
@@ -64,10 +71,11 @@ def standardize(rows: pl.DataFrame, client: Client) -> pl.DataFrame:
     frame = rows.with_columns(absent)
 
     def of_column(column: Column) -> list[pl.Series]:
-        cleaned = clean(frame[column.name], nothing)
+        source = client.column_source(column.name)
+        cleaned = adjust(clean(frame[column.name], nothing), source)
         if not column.parsed:
             return [cleaned]
-        standard = standard_form(cleaned, column.type, client.date_formats(column.name))
+        standard = standard_form(cleaned, column.type, source.date_formats or ISO)
         return [cleaned, standard.alias(column.name + STANDARD)]
 
     # Most of this is single-threaded work inside polars, which lets other threads run meanwhile.
@@ -97,7 +105,27 @@ def clean(values: pl.Series, nothing: Sequence[str] = ("",)) -> pl.Series:
     return text.alias(name).to_frame().select(kept).to_series()
 
 
-def standard_form(cleaned: pl.Series, kind: ColumnType, date_formats: Sequence[str] = ("%Y-%m-%d",)) -> pl.Series:
+def adjust(cleaned: pl.Series, source: ColumnSource) -> pl.Series:
+    """What the client's YAML says of how it writes this column, applied to cleaned text."""
+    name = cleaned.name
+    value = pl.col(name)
+    if source.strip:
+        stripped = value.str.strip_chars(source.strip).str.strip_chars(" ")
+        value = pl.when(stripped != "").then(stripped)
+    if source.case:
+        cases = {"upper": value.str.to_uppercase, "lower": value.str.to_lowercase, "title": value.str.to_titlecase}
+        value = cases[source.case]()
+    if source.map:
+        mapped = value.replace(source.map)
+        value = pl.when(mapped != "").then(mapped)
+    if source.zip_repair:
+        value = pl.when(value.str.contains(_ZIP_WITHOUT_ZERO)).then(pl.lit("0") + value).otherwise(value)
+    if source.default:
+        value = value.fill_null(source.default)
+    return cleaned.to_frame().select(value.alias(name)).to_series()
+
+
+def standard_form(cleaned: pl.Series, kind: ColumnType, date_formats: Sequence[str] = ISO) -> pl.Series:
     """The standard form (String) of cleaned text of one column type; null where it has none."""
     if kind == "date":
         return _dates(cleaned, date_formats)
@@ -129,8 +157,32 @@ def _email(value: pl.Expr) -> pl.Expr:
     return pl.when(lower.str.contains(_EMAIL) & short).then(lower)
 
 
+def _ssn(value: pl.Expr) -> pl.Expr:
+    """Nine digits, plain or 3-2-4, of a number that SSA may have given out (RM 10201.035)."""
+    parts = value.str.extract_groups(r"^([0-9]{3})-?([0-9]{2})-?([0-9]{4})$")
+    area, group, serial = (parts.struct.field(str(number)) for number in (1, 2, 3))
+    given = ~area.is_in(["000", "666"]) & ~area.str.starts_with("9") & (group != "00") & (serial != "0000")
+    hyphens = value.str.contains("^[0-9]{9}$") | value.str.contains("^[0-9]{3}-[0-9]{2}-[0-9]{4}$")
+    return pl.when(given & hyphens).then(pl.concat_str(area, group, serial, separator="-"))
+
+
+def _mbi(value: pl.Expr) -> pl.Expr:
+    """Medicare Beneficiary Identifier (CMS, Understanding the MBI): 11 characters by place, no S, L, O, I, B, Z."""
+    plain = value.str.to_uppercase()
+    plain = pl.when(plain.str.contains("^.{4}-.{3}-.{4}$")).then(plain.str.replace_all("-", "")).otherwise(plain)
+    return pl.when(plain.str.contains(_MBI)).then(plain)
+
+
+def _npi(value: pl.Expr) -> pl.Expr:
+    """National Provider Identifier (45 CFR 162.406): 10 digits, the last by Luhn over 80840 and the other nine."""
+    digits = [value.str.slice(place, 1).cast(pl.Int32, strict=False) for place in range(10)]
+    doubled = [2 * digit - 9 * (2 * digit > 9).cast(pl.Int32) for digit in digits[0:9:2]]  # noqa: PLR2004 - two digits
+    total = pl.sum_horizontal(*doubled, *digits[1::2]) + 24  # what 80840 adds
+    return pl.when(value.str.contains("^[12][0-9]{9}$") & (total % 10 == 0)).then(value)
+
+
 _EXPRESSIONS: dict[str, Callable[[pl.Expr], pl.Expr]] = {
-    "gender": _gender, "us_state": _state, "us_zip": _zip, "email": _email,
+    "gender": _gender, "us_state": _state, "us_zip": _zip, "email": _email, "ssn": _ssn, "mbi": _mbi, "npi": _npi,
 }  # fmt: skip
 
 

@@ -49,20 +49,6 @@ class Chained(_Stream):
         return part + self._rest.read() if size < 0 else part
 
 
-class Followed(_Stream):
-    """A stream, then `tail`, in reads that are full but for the last: the CSV parser takes each for a block."""
-
-    def __init__(self, source: ByteSource, tail: bytes) -> None:
-        self._source, self._tail = source, tail
-
-    def read(self, size: int = -1) -> bytes:
-        """Return the next bytes."""
-        part = self._source.read(size) if size < 0 else read_up_to(self._source, size)
-        room = len(self._tail) if size < 0 else size - len(part)
-        tail, self._tail = self._tail[:room], self._tail[room:]
-        return part + tail
-
-
 class HeldBack(_Stream):
     """A stream without its last `hold_back` bytes: those of the trailer record."""
 
@@ -84,11 +70,9 @@ class HeldBack(_Stream):
 class Recoded(_Stream):
     """A stream of another encoding as UTF-8."""
 
-    def __init__(self, source: ByteSource, encoding: str, *, skip_bom: bool) -> None:
+    def __init__(self, source: ByteSource, encoding: str) -> None:
         self._source, self._decoder = source, codecs.getincrementaldecoder(encoding)()
         self._buffer = b""
-        if skip_bom:
-            source.read(3)
 
     def read(self, size: int = -1) -> bytes:
         """Return the next bytes."""

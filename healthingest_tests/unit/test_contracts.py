@@ -75,7 +75,7 @@ silver: {buckets: 1, partition_by: [client_id]}
 alerts: {slack: "env:ACME_SLACK_WEBHOOK", pagerduty: "env:ACME_PD_KEY"}
 """,
     )
-    assert client.date_formats("dob") == ["%m/%d/%Y"]
+    assert client.column_source("dob").date_formats == ["%m/%d/%Y"]
     assert client.date_formats("creation_date") == ["%Y-%m-%d"]
     assert client.config.columns["MemberID"].to == "member_id"
 

@@ -183,8 +183,8 @@ def test_a_repeat_changes_nothing_and_reports_the_same(home: Platform) -> None:
     for name, text in texts.items():
         again = deliver(home, name, text)
         assert not again.fresh
-        assert (again.status, again.counts, again.silver_version, again.top_rules) == (
-            first[name].status, first[name].counts, first[name].silver_version, first[name].top_rules,
+        assert (again.status, again.counts, again.silver_version, again.profile.rules) == (
+            first[name].status, first[name].counts, first[name].silver_version, first[name].profile.rules,
         )  # fmt: skip
     assert versions(home) == before
     assert files(home) == seen
@@ -331,7 +331,7 @@ def test_an_alert_takes_the_accepted_records(home: Platform) -> None:
     done = deliver(home, "acme_20250106.csv", csv_of(line("M1"), "x", "y"))
     assert (done.status, done.breached) == ("succeeded", True)
     assert "2 of 3 records were rejected (66.7%" in str(done.message)
-    assert [(r.rule, r.records) for r in done.top_rules] == [("too_few_fields", 2)]
+    assert [(r.rule, r.records) for r in done.profile.rules] == [("too_few_fields", 2)]
     assert len(members(home)) == 1
 
 

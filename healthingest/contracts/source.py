@@ -1,0 +1,177 @@
+"""How a client writes its files: dialect, encodings, header, trailer, and what becomes of single columns.
+
+What belongs here: the YAML models below `source:`, `columns:` and `transform:`. What does not: rules (`rules`) and
+what is done with any of it (`landing`, `records`).
+"""
+
+import codecs
+import re
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, BeforeValidator, Field, StrictStr, field_validator, model_validator
+
+from healthingest.contracts.rules import Strict
+
+_EVERY_ASCII = bytes(range(128))
+
+
+def _one_character(value: str) -> str:
+    if len(value) != 1 or not value.isascii() or value in "\r\n\0":
+        has = f"; this one has {len(value)}" if len(value) > 1 else ""
+        raise ValueError(f'this must be one ASCII character, e.g. "," or "|" or "\\t"{has}')
+    return value
+
+
+Character = Annotated[StrictStr, AfterValidator(_one_character)]
+
+
+class CreationDate(Strict):
+    """Where a record's date comes from: the file's name, or a column of it (backfills)."""
+
+    from_: Literal["file_name", "column"] = Field(default="file_name", alias="from")
+    column: StrictStr = "creation_date"
+
+
+class Trailer(Strict):
+    """A control record at the end of a file: how it starts, and which field (1-based) counts the records."""
+
+    starts_with: StrictStr = Field(min_length=1)
+    count_field: int | None = Field(default=None, ge=1, strict=True)
+
+
+class Source(Strict):
+    """How the client writes its files."""
+
+    delimiter: Character = ","
+    #: None: the client quotes nothing, and a quote is a character like any other.
+    quote: Character | None = '"'
+    encoding: StrictStr | list[StrictStr] = "utf-8"
+    null_values: list[StrictStr] = Field(default_factory=lambda: ["", "NULL", "N/A"])
+    #: Leading lines, before the header, that are no part of the table; they are counted as header lines.
+    skip_lines: int = Field(default=0, ge=0, le=1000, strict=True)
+    #: False: the first line is a record already, and `names` says what the columns are.
+    header: bool = True
+    names: list[StrictStr] | None = Field(default=None, min_length=1)
+    creation_date: CreationDate = Field(default_factory=CreationDate)
+    trailer: Trailer | None = None
+
+    @field_validator("quote", mode="before")
+    @classmethod
+    def _word_for_none(cls, value: object) -> object:
+        return None if value == "none" else value
+
+    @field_validator("encoding")
+    @classmethod
+    def _readable_encodings(cls, value: str | list[str]) -> str | list[str]:
+        names = [value] if isinstance(value, str) else value
+        if not names:
+            raise ValueError("name at least one encoding, e.g. utf-8")
+        for name in names:
+            _refuse_unreadable(name, alone=len(names) == 1)
+        return value
+
+    @model_validator(mode="after")
+    def _agrees_with_itself(self) -> "Source":
+        if self.delimiter == self.quote:
+            raise ValueError("delimiter and quote must be two different characters")
+        if self.header and self.names:
+            raise ValueError("names is for files without a header; add header: false, or leave names out")
+        if not self.header and not self.names:
+            raise ValueError("a file without a header needs names: the list of its columns, in order")
+        return self
+
+    @property
+    def encodings(self) -> list[str]:
+        """Normalised codec names, in the order they are tried."""
+        names = [self.encoding] if isinstance(self.encoding, str) else self.encoding
+        return [codecs.lookup(name).name for name in names]
+
+
+def _refuse_unreadable(name: str, *, alone: bool) -> None:
+    try:
+        "x".encode(name)  # not codecs.lookup, which also knows hex and zip
+    except (LookupError, ValueError):
+        raise ValueError(f"there is no encoding {name}; common ones are utf-8, cp1252, latin-1") from None
+    if codecs.lookup(name).name.startswith("utf-16"):
+        if not alone:
+            raise ValueError("UTF-16 cannot stand beside others; name it alone (a file with its mark is always read)")
+        return
+    # Records are found by their bytes: delimiters and line ends must not hide in other characters.
+    try:
+        plain = _EVERY_ASCII.decode(name) == _EVERY_ASCII.decode("ascii")
+    except UnicodeDecodeError:
+        plain = False
+    if not plain or any(_swallows_ascii(bytes([high]), name) for high in range(128, 256)):
+        raise ValueError(f"{name} does not write ASCII as ASCII; only such encodings and UTF-16 can be read")
+
+
+def _swallows_ascii(lead: bytes, name: str) -> bool:
+    for low in b'",|\t;~09AZ@':
+        try:
+            text = (lead + bytes([low])).decode(name)
+        except UnicodeDecodeError:
+            continue
+        if not text.endswith(chr(low)):
+            return True
+    return False
+
+
+def _short_map(value: object) -> object:
+    return [value] if isinstance(value, str) else value
+
+
+class ColumnSource(Strict):
+    """One column of the client's files: which contract column it is, and how its values are written.
+
+    Applied to trimmed text, in this order: `strip`, `case`, `map`, `zip_repair`, `default`.
+    """
+
+    to: StrictStr
+    date_formats: Annotated[list[StrictStr], BeforeValidator(_short_map)] | None = Field(default=None, min_length=1)
+    #: Characters taken off both ends.
+    strip: StrictStr | None = Field(default=None, min_length=1)
+    case: Literal["upper", "lower", "title"] | None = None
+    #: The client's word -> ours, compared as a whole; other values stay.
+    map: dict[StrictStr, StrictStr] | None = Field(default=None, min_length=1)
+    #: Put back the leading zeros that spreadsheets take off: 4 digits become 5, 8 become 9.
+    zip_repair: bool = False
+    #: Stands where the file has no value.
+    default: StrictStr | None = Field(default=None, min_length=1)
+
+    @field_validator("date_formats")
+    @classmethod
+    def _four_digit_years(cls, value: list[str] | None) -> list[str] | None:
+        for fmt in value or ():
+            parts = re.findall(r"%(.)", fmt)
+            if sorted(parts) not in (["Y", "d", "m"], ["Y", "b", "d"]):
+                raise ValueError("a date format has %Y, %m (or %b) and %d, once each, e.g. %m/%d/%Y")
+        return value
+
+
+class Transform(Strict):
+    """One step that makes contract columns of the file's columns, before anything is cleaned or checked.
+
+    `concat`: the filled ones of these columns, joined. `split`: one column, cut at each separator; the last target
+    takes the rest. `hook`: a Python function of the registry, `hooks/<name>/<version>.py`, over contract columns.
+    """
+
+    concat: list[StrictStr] | None = Field(default=None, min_length=2)
+    split: StrictStr | None = None
+    hook: StrictStr | None = Field(default=None, pattern=r"^[a-z][a-z0-9_]*/[1-9][0-9]{0,5}$")
+    separator: StrictStr = Field(default=" ", min_length=1)
+    to: Annotated[list[StrictStr], BeforeValidator(_short_map)] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _exactly_one_step(self) -> "Transform":
+        if sum(step is not None for step in (self.concat, self.split, self.hook)) != 1:
+            raise ValueError("a transform has exactly one of: concat, split, hook")
+        if self.concat and len(self.to) != 1:
+            raise ValueError("concat makes one column; name it in to")
+        if self.split is not None and len(self.to) < 2:  # noqa: PLR2004 - into one would be no split
+            raise ValueError("split makes two or more columns; name them in to, in order")
+        return self
+
+    @property
+    def sources(self) -> list[str]:
+        """Header names that the file must have for this step."""
+        return self.concat or ([self.split] if self.split is not None else [])
