@@ -9,14 +9,15 @@ import resource
 import sys
 from collections.abc import Callable
 from enum import StrEnum
-from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ParamSpec
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer.exceptions import Abort, TyperException
 
+from healthingest.command import Json, command_of, system_sentence
 from healthingest.errors import HealthingestError, UsageError, scrubbed, unexpected
+from healthingest.quarantine_cli import quarantine_app
 from healthingest.show import outcome_row, print_json, print_outcomes, print_status, print_table
 
 if TYPE_CHECKING:
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
     from healthingest.places import Places
     from healthingest.platform import Platform
 
-P = ParamSpec("P")
 app = typer.Typer(
     help="Member files in, one protected and fully accounted silver table out.",
     no_args_is_help=True,
@@ -34,7 +34,8 @@ app = typer.Typer(
 )
 keys_app = typer.Typer(help="The keyring: make it, look at it. Key material is never shown.", no_args_is_help=True)
 app.add_typer(keys_app, name="keys")
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
+app.add_typer(quarantine_app, name="quarantine")
+command, keys_command = command_of(app), command_of(keys_app)
 
 
 class Profile(StrEnum):
@@ -60,41 +61,6 @@ def main() -> None:
     except Abort:
         typer.echo("healthingest: Stopped.", err=True)
         sys.exit(130)
-
-
-def command(name: str, on: typer.Typer = app) -> Callable[[Callable[P, int]], Callable[P, None]]:
-    """Register a function that returns an exit code, its errors turned into one line."""
-
-    def register(function: Callable[P, int]) -> Callable[P, None]:
-        @wraps(function)
-        def run(*args: P.args, **kwargs: P.kwargs) -> None:
-            code = 1
-            try:
-                code = function(*args, **kwargs)
-            except HealthingestError as error:
-                code = 2 if isinstance(error, UsageError) else 1
-                _say(error.kind, str(error), as_json=bool(kwargs.get("as_json")))
-            except BrokenPipeError:
-                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            except OSError as error:
-                _say("system", _system_sentence(error), as_json=bool(kwargs.get("as_json")))
-            except BaseException as error:  # its text may hold a record's values
-                if not unexpected(error):
-                    raise
-                _say("internal", scrubbed(error), as_json=bool(kwargs.get("as_json")))
-            raise typer.Exit(code)
-
-        on.command(name)(run)
-        return run
-
-    return register
-
-
-def _say(kind: str, sentence: str, *, as_json: bool) -> None:
-    """The error as one line for people, and as the one JSON document for programs that asked for one."""
-    if as_json:
-        print_json({"error": kind, "message": sentence})
-    typer.echo(f"healthingest: {sentence}", err=True)
 
 
 # --- ingest ------------------------------------------------------------------------------------------------------
@@ -193,7 +159,7 @@ def _ingest_one(platform: "Platform", path: Path, show: Callable[[str], None]) -
     except HealthingestError as error:
         return _problem(path, "error", str(error))
     except OSError as error:
-        return _problem(path, "error", _system_sentence(error))
+        return _problem(path, "error", system_sentence(error))
     except BaseException as error:  # its text may hold a record's values
         if not unexpected(error):
             raise
@@ -204,10 +170,6 @@ def _safe(name: str) -> str:
     from healthingest.landing.names import printable
 
     return printable(name)
-
-
-def _system_sentence(error: OSError) -> str:
-    return f"{error.strerror or 'The system refused'}: {error.filename or 'no file named'}."
 
 
 def _order(platform: "Platform", path: Path) -> tuple[str, str, str, str]:
@@ -281,16 +243,11 @@ def export_command(
 
     Example: healthingest export --profile operations --out members.csv --client acme
     """
-    from healthingest.lake.export import export_frame, write_private
+    from healthingest.lake.export import check_target, export_frame, write_private
     from healthingest.platform import Platform
 
-    if out.suffix not in {".csv", ".parquet"}:
-        raise UsageError("--out must end in .csv or .parquet.")
-    if out.is_dir() or not out.absolute().parent.is_dir():
-        raise UsageError(f"--out {out} is a folder, or lies in one that does not exist.")
     platform = Platform.open()
-    if out.resolve().is_relative_to(platform.places.output):
-        raise UsageError(f"--out must not lie in {platform.places.output}: it holds values in clear.")
+    check_target(platform, out)
     frame = export_frame(platform, profile=profile.value, clients=client)
     write_private(frame, out)
     if as_json:
@@ -303,7 +260,7 @@ def export_command(
 # --- keys --------------------------------------------------------------------------------------------------------
 
 
-@command("init", keys_app)
+@keys_command("init")
 def keys_init_command(as_json: Json = False) -> int:
     """Make the keyring, once. Back it up: without it the protected values cannot be read.
 
@@ -320,7 +277,7 @@ def keys_init_command(as_json: Json = False) -> int:
     return 0
 
 
-@command("status", keys_app)
+@keys_command("status")
 def keys_status_command(as_json: Json = False) -> int:
     """Where the keyring is, its id, its age and what it can open.
 

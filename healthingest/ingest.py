@@ -243,7 +243,7 @@ def _message(judged: Judgement, checked: Checked, decided: Decision) -> str | No
     if not checked.counts.records:
         sentences.append("The file has a header but no records.")
     if checked.counts.warned:
-        sentences.append(f"{checked.counts.warned} accepted records have warnings.")
+        sentences.append(f"Accepted records with warnings: {checked.counts.warned}.")
     if checked.extra_columns:
         count = len(checked.extra_columns)
         sentences.append(f"The header has {count} column(s) that the contract does not know; they stay in bronze.")

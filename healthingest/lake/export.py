@@ -84,6 +84,20 @@ def _value_columns(contract: Contract) -> list[str]:
     return [*shown, *contract.derived]
 
 
+def check_target(platform: Platform, target: Path) -> None:
+    """Refuse to write an export where it cannot be, or must not lie.
+
+    Raises:
+        UsageError: its suffix is not one of the formats, its folder does not exist, or it is the output folder.
+    """
+    if target.suffix not in {".csv", ".parquet"}:
+        raise UsageError("--out must end in .csv or .parquet.")
+    if target.is_dir() or not target.absolute().parent.is_dir():
+        raise UsageError(f"--out {target} is a folder, or lies in one that does not exist.")
+    if target.resolve().is_relative_to(platform.places.output):
+        raise UsageError(f"--out must not lie in {platform.places.output}: that is not for people's files.")
+
+
 def write_private(frame: pl.DataFrame, target: Path) -> None:
     """Write an export as CSV or Parquet, by its suffix: readable by its owner only, and never half-written."""
     temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")

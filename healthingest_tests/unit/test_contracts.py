@@ -76,7 +76,6 @@ alerts: {slack: "env:ACME_SLACK_WEBHOOK", pagerduty: "env:ACME_PD_KEY"}
 """,
     )
     assert client.column_source("dob").date_formats == ["%m/%d/%Y"]
-    assert client.date_formats("creation_date") == ["%Y-%m-%d"]
     assert client.config.columns["MemberID"].to == "member_id"
 
 

@@ -1,0 +1,161 @@
+"""`healthingest quarantine`: see what was rejected and why, and give it back to the sender."""
+
+from datetime import datetime
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from healthingest.command import Json, command_of
+from healthingest.show import print_json, print_table
+
+if TYPE_CHECKING:
+
+    from healthingest.platform import Platform
+    from healthingest.rejections import Wanted
+
+quarantine_app = typer.Typer(help="Rejected records: see them, give them back to the sender.", no_args_is_help=True)
+command = command_of(quarantine_app)
+
+
+class State(StrEnum):
+    """States of a quarantined record."""
+
+    open = "open"
+    released = "released"
+    discarded = "discarded"
+
+
+Files = Annotated[list[str] | None, typer.Argument(help="File names, or file ids (six digits or more). None: all.")]
+OfClient = Annotated[str | None, typer.Option("--client", help="Only this client.")]
+OfDay = Annotated[datetime | None, typer.Option("--date", formats=["%Y-%m-%d"], help="Only files of this date.")]
+OfRule = Annotated[str | None, typer.Option("--rule", help="Only records that break this rule.")]
+OfState = Annotated[State | None, typer.Option("--state", help="Only records in this state.")]
+Values = Annotated[
+    bool, typer.Option("--values", help="Show the records as received; needs the key of rejected records.")
+]
+
+
+@command("list")
+def list_command(
+    files: Files = None,
+    client: OfClient = None,
+    day: OfDay = None,
+    rule: OfRule = None,
+    state: OfState = None,
+    as_json: Json = False,  # noqa: FBT002 - an option of a command
+) -> int:
+    """Deliveries with rejected records: how many, how many still open, and which rules they break.
+
+    Example: healthingest quarantine list --client acme --date 2025-01-06
+    """
+    from healthingest.rejections import per_delivery, rejected
+
+    found = per_delivery(rejected(_open(), _wanted(files, client, day, rule, state))).to_dicts()
+    if as_json:
+        print_json({"deliveries": found})
+        return 0
+    if not found:
+        typer.echo("No rejected records.")
+        return 0
+    header = ["file", "date", "client", "rejected", "open", "rules (records)", "file id"]
+    print_table("", header, [
+        [d["file_name"], str(d["creation_date"]), d["client_id"], str(d["records"]), str(d["open"]),
+         ", ".join(d["rules"]), d["file_id"]]
+        for d in found
+    ])  # fmt: skip
+    return 0
+
+
+@command("show")
+def show_command(
+    files: Annotated[list[str], typer.Argument(help="File names, or file ids (six digits or more).")],
+    record: Annotated[
+        list[int] | None, typer.Option(help="Only the record of this number; may be given again.")
+    ] = None,
+    rule: OfRule = None,
+    state: OfState = None,
+    limit: Annotated[int, typer.Option(min=1, help="Records at most.")] = 50,
+    values: Values = False,  # noqa: FBT002
+    as_json: Json = False,  # noqa: FBT002
+) -> int:
+    """Rejected records of a file, each with its lines and everything that is wrong with it.
+
+    Example: healthingest quarantine show acme_20250106.csv --record 17
+    """
+    import polars as pl
+
+    from healthingest.rejections import problems, rejected
+
+    platform = _open()
+    rows = rejected(platform, _wanted(files, None, None, rule, state))
+    rows = rows.filter(pl.col("record_no").is_in(record)) if record else rows
+    shown = problems(platform, rows.head(limit), values=values)
+    if as_json:
+        print_json({"rejected": rows.height, "problems": shown.to_dicts()})
+        return 0
+    last: tuple[str, int] | None = None
+    table = []
+    for row in shown.to_dicts():
+        again, last = last == (row["file"], row["record"]), (row["file"], row["record"])
+        where = ["", "", ""] if again else [row["file"], str(row["record"]), _lines(row["line"], row["lines"])]
+        table.append([*where, row["column"], row["problem"], row["rule"]])
+    print_table("", ["file", "record", "line", "column", "problem", "rule"], table)
+    if values:
+        for (number,), part in shown.group_by("record", maintain_order=True):
+            typer.echo(f"{number}: {part['received'][0]}")
+    if rows.height > limit:
+        typer.echo(f"{limit} of {rows.height} rejected records are shown; --limit shows more.")
+    return 0
+
+
+@command("export")
+def export_command(
+    out: Annotated[Path, typer.Option(help="File to write: .csv or .parquet. Mode 0600.")],
+    files: Files = None,
+    client: OfClient = None,
+    day: OfDay = None,
+    rule: OfRule = None,
+    state: OfState = None,
+    values: Values = False,  # noqa: FBT002
+    as_json: Json = False,  # noqa: FBT002
+) -> int:
+    """Write a file for the sender: each record and line at fault, their column names, and what to mend. No values.
+
+    Example: healthingest quarantine export acme_20250106.csv --out acme_feedback.csv
+    """
+    from healthingest.lake.export import check_target, write_private
+    from healthingest.rejections import problems, rejected, safe_for_spreadsheets
+
+    platform = _open()
+    check_target(platform, out)
+    rows = rejected(platform, _wanted(files, client, day, rule, state))
+    feedback = safe_for_spreadsheets(problems(platform, rows, values=values))
+    write_private(feedback, out)
+    if as_json:
+        print_json({"file": str(out), "records": rows.height, "problems": feedback.height, "columns": feedback.columns})
+    else:
+        typer.echo(f"{feedback.height} problems of {rows.height} records written to {out}.")
+    return 0
+
+
+def _open() -> "Platform":
+    from healthingest.platform import Platform
+
+    return Platform.open()
+
+
+def _wanted(
+    files: list[str] | None, client: str | None, day: datetime | None, rule: str | None, state: State | None
+) -> "Wanted":
+    from healthingest.rejections import Wanted
+
+    names = [Path(name).name for name in files or ()]
+    return Wanted(names, client, day.date() if day else None, rule, state.value if state else None)
+
+
+def _lines(first: int | None, count: int | None) -> str:
+    if first is None:
+        return ""
+    return f"{first}-{first + count - 1}" if count and count > 1 else str(first)

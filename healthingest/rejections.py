@@ -1,0 +1,146 @@
+"""What was rejected, for people: per delivery, per record, and as a file that its sender can work with.
+
+What belongs here: reading quarantine and putting rules into words, under the sender's own column names. What does not:
+the table itself (`lake.quarantine`) and how the command line shows it. No value, unless a caller asks to open the
+sealed records and holds their key.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import date
+
+import polars as pl
+
+from healthingest.errors import ConfigError, UsageError
+from healthingest.lake.quarantine import open_record
+from healthingest.platform import Platform
+from healthingest.records.validate import Validator
+
+#: What stands before a text that a spreadsheet would run as a formula.
+_FORMULA = r"^[=+\-@\t\r]"
+_ID = r"^[0-9a-f]{6,32}$"
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """Which rejected records are asked for; what is None or empty asks for all."""
+
+    #: File names, or file ids or their first six digits or more.
+    files: Sequence[str] = ()
+    client: str | None = None
+    day: date | None = None
+    rule: str | None = None
+    state: str | None = None
+
+    def filter(self) -> pl.Expr:
+        """The filter on the quarantine table."""
+        wanted = pl.lit(value=True)
+        if self.files:
+            ids = pl.Series(self.files)
+            starts = [pl.col("file_id").str.starts_with(i) for i in ids.filter(ids.str.contains(_ID))]
+            wanted = pl.any_horizontal(pl.col("file_name").is_in(list(self.files)), *starts)
+        if self.client:
+            wanted &= pl.col("client_id") == self.client
+        if self.day:
+            wanted &= pl.col("creation_date") == self.day
+        if self.state:
+            wanted &= pl.col("state") == self.state
+        return wanted
+
+
+def rejected(platform: Platform, wanted: Wanted) -> pl.DataFrame:
+    """Rows of the quarantine table, in the order of client, date, file, delivery and record.
+
+    Raises:
+        UsageError: a file was named of which nothing is known.
+    """
+    rows = platform.lake.quarantine.frame(None, wanted.filter())
+    for name in wanted.files:
+        known = (pl.col("file_name") == name) | pl.col("file_id").str.starts_with(name)
+        if rows.filter(known).is_empty() and platform.lake.audit.frame(["file_id"], known).is_empty():
+            raise UsageError(
+                f"There is no delivery {name!r}; healthingest quarantine list shows those with rejections."
+            )
+    if wanted.rule:
+        rows = rows.filter(pl.col("reasons").list.eval(pl.element().struct.field("rule") == wanted.rule).list.any())
+    return rows.sort("client_id", "creation_date", "file_name", "quarantined_at", "file_id", "record_no")
+
+
+def per_delivery(rows: pl.DataFrame) -> pl.DataFrame:
+    """One row per delivery: client_id, creation_date, file_name, file_id, records, open, rules (list, most first)."""
+    keys = ["client_id", "creation_date", "file_name", "file_id"]
+    rules = (
+        rows.select(*keys, rule=pl.col("reasons").list.eval(pl.element().struct.field("rule")))
+        .explode("rule")
+        .group_by(*keys, "rule")
+        .len()
+        .sort("len", "rule", descending=[True, False])
+        .group_by(keys, maintain_order=True)
+        .agg(rules=pl.format("{} {}", "rule", "len"))
+    )
+    counted = rows.group_by(keys, maintain_order=True).agg(
+        records=pl.len(), open=(pl.col("state") == "open").sum(), quarantined_at=pl.col("quarantined_at").min()
+    )
+    return counted.join(rules, on=keys, how="left", maintain_order="left")
+
+
+def problems(platform: Platform, rows: pl.DataFrame, *, values: bool = False) -> pl.DataFrame:
+    """One row per record and broken rule, as a sender needs it.
+
+    Columns: file, record, line, lines, column (the sender's own name, empty where the record as a whole is at fault),
+    rule, problem (a sentence); with `values` also received (the record's text). All String but the three numbers.
+
+    Raises:
+        KeyringError: `values` are asked for, and the keyring does not open sealed records.
+    """
+    parts = [_of_delivery(platform, part, values=values) for part in rows.partition_by("file_id", maintain_order=True)]
+    schema = {"file": pl.String, "record": pl.Int64, "line": pl.Int64, "lines": pl.Int64}
+    text = ["column", "rule", "problem", *(["received"] if values else [])]
+    return pl.concat([pl.DataFrame(schema=schema | dict.fromkeys(text, pl.String)), *parts])
+
+
+def _of_delivery(platform: Platform, rows: pl.DataFrame, *, values: bool) -> pl.DataFrame:
+    client_id, file_id = str(rows["client_id"][0]), str(rows["file_id"][0])
+    texts, headers = _words(platform, client_id, file_id)
+    if values:
+        sealed = zip(rows["record_no"], rows["sealed_record"], strict=True)
+        opened = [open_record(platform.keyring, client_id, file_id, number, value) for number, value in sealed]
+        rows = rows.with_columns(
+            received=pl.Series([raw.decode("utf-8", "replace") for raw in opened], dtype=pl.String)
+        )
+    fields = pl.format("{} (expected {}, found {})", "__text", "expected_fields", "found_fields")
+    return (
+        rows.explode("reasons")
+        .unnest("reasons")
+        .with_columns(__text=pl.col("rule").replace_strict(texts, default=pl.col("rule")))
+        .select(
+            file="file_name",
+            record="record_no",
+            line="line_no",
+            lines="lines",
+            column=pl.col("column").replace(headers).fill_null(""),
+            rule="rule",
+            problem=pl.when(pl.col("found_fields").is_not_null()).then(fields).otherwise("__text"),
+            **({"received": pl.col("received")} if values else {}),
+        )
+    )
+
+
+def _words(platform: Platform, client_id: str, file_id: str) -> tuple[dict[str, str], dict[str, str]]:
+    """Rule id -> its sentence, and contract column -> the name that this file gave it."""
+    row = platform.lake.audit.row(file_id) or {}
+    headers = {item["column"]: item["header"] for item in row.get("filled") or () if item["header"]}
+    registered = platform.lake.bronze.find(client_id, file_id)
+    if registered is None:
+        return {}, headers
+    try:
+        texts = Validator.of(platform.pinned_client(registered.delivery)).texts
+    except ConfigError:  # its contract or hook is gone from the registry: the ids must do
+        texts = {}
+    return texts, headers
+
+
+def safe_for_spreadsheets(frame: pl.DataFrame) -> pl.DataFrame:
+    """The frame with every text that a spreadsheet would take for a formula led by an apostrophe."""
+    text = pl.col(pl.String)
+    return frame.with_columns(pl.when(text.str.contains(_FORMULA)).then(pl.lit("'") + text).otherwise(text).name.keep())
