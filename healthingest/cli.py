@@ -244,16 +244,45 @@ def export_command(
     Example: healthingest export --profile operations --out members.csv --client acme
     """
     from healthingest.lake.export import check_target, export_frame, write_private
+    from healthingest.places import Places
     from healthingest.platform import Platform
 
+    check_target(Places.from_env(), out)
     platform = Platform.open()
-    check_target(platform, out)
     frame = export_frame(platform, profile=profile.value, clients=client)
     write_private(frame, out)
     if as_json:
         print_json({"file": str(out), "members": frame.height, "columns": frame.columns, "profile": profile.value})
     else:
         typer.echo(f"{frame.height} members written to {out}.")
+    return 0
+
+
+# --- report ------------------------------------------------------------------------------------------------------
+
+
+@command("report")
+def report_command(
+    client: Annotated[list[str] | None, typer.Argument(help="Clients. None: all that ever delivered.")] = None,
+    as_json: Json = False,
+) -> int:
+    """Draw the quality reports anew: a page per client, with one per delivery behind it. Counts only, no values.
+
+    Example: healthingest report acme
+    """
+    from healthingest.platform import Platform
+    from healthingest.report.write import write_report
+
+    platform = Platform.open()
+    known = platform.lake.audit.frame(["client_id"])["client_id"].drop_nulls().unique().sort().to_list()
+    pages = {client_id: str(write_report(platform, client_id)) for client_id in client or known}
+    if as_json:
+        print_json({"reports": pages})
+    else:
+        for page in pages.values():
+            typer.echo(page)
+        if not pages:
+            typer.echo("Nothing has been delivered yet; there is nothing to report.")
     return 0
 
 

@@ -26,6 +26,7 @@ from healthingest.model import Counts, Delivery, Outcome, Profile, Status
 from healthingest.platform import Platform
 from healthingest.quality import Judgement, judge_quality
 from healthingest.records.check import Checked
+from healthingest.report.write import write_report
 from healthingest.supersede import Slot, left_behind, silver_rows
 
 log = logging.getLogger(__name__)
@@ -78,10 +79,21 @@ def ingest(platform: Platform, delivery: Delivery, *, run_id: str, on_stage: OnS
         outcome = Outcome(delivery, "failed", fresh=True, error_kind=error.kind, message=str(error))
     with stages("audit"):
         fresh = lake.audit.put(outcome, run_id=run_id, started_at=started)
+    with stages("report"):
+        _report(platform, delivery)
     outcome = replace(outcome, fresh=fresh, stages=dict(stages.seconds))
     log.info("%s %s: %s of %s records accepted, %.1f s", delivery.file_name, outcome.status, outcome.counts.accepted,
              outcome.counts.records, sum(outcome.stages.values()))  # fmt: skip
     return outcome
+
+
+def _report(platform: Platform, delivery: Delivery) -> None:
+    """Draw the delivery's page; it decides nothing, so that nothing about it may fail the delivery."""
+    try:
+        write_report(platform, delivery.client_id, delivery.file_id)
+    except Exception as error:  # noqa: BLE001 - whatever a disk or a template may raise
+        log.warning("%s: no report was written (%s); make it with healthingest report.", delivery.file_name,
+                    type(error).__name__)  # fmt: skip
 
 
 def _attempt(platform: Platform, delivery: Delivery, run_id: str, stages: "Stages") -> Outcome:

@@ -11,7 +11,6 @@ from healthingest.command import Json, command_of
 from healthingest.show import print_json, print_table
 
 if TYPE_CHECKING:
-
     from healthingest.platform import Platform
     from healthingest.rejections import Wanted
 
@@ -126,10 +125,11 @@ def export_command(
     Example: healthingest quarantine export acme_20250106.csv --out acme_feedback.csv
     """
     from healthingest.lake.export import check_target, write_private
+    from healthingest.places import Places
     from healthingest.rejections import problems, rejected, safe_for_spreadsheets
 
+    check_target(Places.from_env(), out)
     platform = _open()
-    check_target(platform, out)
     rows = rejected(platform, _wanted(files, client, day, rule, state))
     feedback = safe_for_spreadsheets(problems(platform, rows, values=values))
     write_private(feedback, out)

@@ -1,13 +1,14 @@
 #!/usr/bin/env bash
 # Sets everything up and runs the pipeline.
-#   scripts/run_pipeline.sh          web UI on 127.0.0.1:3000 (PORT), daemon and sensor; Ctrl-C stops all
+#   scripts/run_pipeline.sh          web UI on 127.0.0.1:3000 (PORT), daemon and sensor, quality reports on 3001
+#                                    (REPORTS_PORT); Ctrl-C stops all
 #   scripts/run_pipeline.sh --once   ingests what has landed, prints a table per file, exits 0 or 1
 set -euo pipefail
 repo=$(cd "$(dirname "$0")/.." && pwd)
 case ${1:-} in
   '' | --once) ;;
   *)
-    sed -n '2,4s/^# \{0,1\}//p' "$0" >&2
+    sed -n '2,5s/^# \{0,1\}//p' "$0" >&2
     exit 2
     ;;
 esac
@@ -27,10 +28,23 @@ port=${PORT:-3000}
 export DAGSTER_HOME=${DAGSTER_HOME:-${HEALTHINGEST_OUTPUT:-$HEALTHINGEST_HOME/output}/dagster}
 mkdir -p "$DAGSTER_HOME"
 [[ -e $DAGSTER_HOME/dagster.yaml ]] || cp "$repo/deploy/dagster.yaml" "$DAGSTER_HOME/dagster.yaml"
-listening() { (exec 3<>"/dev/tcp/127.0.0.1/$port") 2>/dev/null; }
+listening() { (exec 3<>"/dev/tcp/127.0.0.1/${1:-$port}") 2>/dev/null; }
 if listening; then
   echo "run_pipeline: port $port is taken; stop what runs there, or choose another: PORT=3001 $0" >&2
   exit 1
+fi
+
+# The reports hold counts only; asset pages link to them, and browsers follow no link from a page to a file.
+reports=${HEALTHINGEST_OUTPUT:-$HEALTHINGEST_HOME/output}/reports
+reports_port=${REPORTS_PORT:-$((port + 1))}
+mkdir -p "$reports"
+serving=
+if listening "$reports_port"; then
+  echo "run_pipeline: port $reports_port is taken, so the quality reports are not served; they lie in $reports" >&2
+else
+  "$bin/python" -m http.server --bind 127.0.0.1 --directory "$reports" "$reports_port" >/dev/null 2>&1 &
+  serving=$!
+  export HEALTHINGEST_REPORTS_URL=http://127.0.0.1:$reports_port
 fi
 
 log=$DAGSTER_HOME/dagster.log
@@ -43,6 +57,7 @@ stop() {
   trap - INT TERM EXIT
   echo
   echo "Stopping ..."
+  [[ -z $serving ]] || kill "$serving" 2>/dev/null || true
   kill -TERM -- "-$server" 2>/dev/null || true
   for _ in $(seq 100); do
     kill -0 -- "-$server" 2>/dev/null || break
@@ -69,6 +84,7 @@ The system runs. Drop a file like acme_$(date -u +%Y%m%d).csv into the landing z
   what flows where   http://127.0.0.1:$port/assets/silver?view=lineage
   quality checks     http://127.0.0.1:$port/assets/silver?view=checks
   runs               http://127.0.0.1:$port/runs
+  quality reports    ${HEALTHINGEST_REPORTS_URL:-$reports}
   the same in text   healthingest status     (in $bin)
 Ctrl-C stops everything.
 EOF

@@ -13,6 +13,7 @@ import polars as pl
 from healthingest.contracts.contract import Contract, load_contract
 from healthingest.errors import IncompleteError, UsageError
 from healthingest.lake.silver import Snapshot
+from healthingest.places import Places
 from healthingest.platform import Platform
 
 PROFILES = ("operations",)
@@ -84,7 +85,7 @@ def _value_columns(contract: Contract) -> list[str]:
     return [*shown, *contract.derived]
 
 
-def check_target(platform: Platform, target: Path) -> None:
+def check_target(places: Places, target: Path) -> None:
     """Refuse to write an export where it cannot be, or must not lie.
 
     Raises:
@@ -94,8 +95,8 @@ def check_target(platform: Platform, target: Path) -> None:
         raise UsageError("--out must end in .csv or .parquet.")
     if target.is_dir() or not target.absolute().parent.is_dir():
         raise UsageError(f"--out {target} is a folder, or lies in one that does not exist.")
-    if target.resolve().is_relative_to(platform.places.output):
-        raise UsageError(f"--out must not lie in {platform.places.output}: that is not for people's files.")
+    if target.resolve().is_relative_to(places.output):
+        raise UsageError(f"--out must not lie in {places.output}: that is not for people's files.")
 
 
 def write_private(frame: pl.DataFrame, target: Path) -> None:

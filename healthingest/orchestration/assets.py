@@ -223,13 +223,16 @@ def results(
     lake = platform.lake
     judged = [o for o in outcomes if o.status != "failed"]
     applied = [o for o in outcomes if o.status == "succeeded"]
-    yield dg.MaterializeResult(asset_key="quarantine", metadata=metadata.of_quarantine(outcomes, lake.quarantine))
-    yield dg.MaterializeResult(asset_key="audit", metadata=metadata.of_audit(outcomes, lake.audit))
+    link = metadata.report_link(platform, outcomes)
+    rejected = metadata.of_quarantine(outcomes, lake.quarantine)
+    yield dg.MaterializeResult(asset_key="quarantine", metadata=rejected | link)
+    yield dg.MaterializeResult(asset_key="audit", metadata=metadata.of_audit(outcomes, lake.audit) | link)
     yield checks.row_accounting(outcomes)
     if applied:
-        yield dg.MaterializeResult(asset_key="silver", metadata=metadata.of_silver(applied, lake.silver))
+        yield dg.MaterializeResult(asset_key="silver", metadata=metadata.of_silver(applied, lake.silver) | link)
     if judged:
         yield checks.invalid_ratio(judged)
+        yield checks.file_rules(judged)
 
 
 def feed_event(outcome: Outcome) -> dg.AssetMaterialization:

@@ -12,6 +12,7 @@ from healthingest.orchestration.metadata import files_table, rules_table
 from healthingest.platform import Platform
 
 INVALID_RATIO = "invalid_ratio"
+FILE_RULES = "file_rules"
 ROW_ACCOUNTING = "row_accounting"
 DELIVERY_EXPECTED = "delivery_expected"
 
@@ -25,6 +26,12 @@ def delivery_checks(partitions: dg.PartitionsDefinition) -> list[dg.AssetCheckSp
             blocking=True,
             partitions_def=partitions,
             description="No delivery rejects more of its records than its client's quality.max_invalid_ratio.",
+        ),
+        dg.AssetCheckSpec(
+            FILE_RULES,
+            asset="silver",
+            partitions_def=partitions,
+            description="Each delivery has as many records as its client's quality asks, and about as many as before.",
         ),
         dg.AssetCheckSpec(
             ROW_ACCOUNTING,
@@ -52,6 +59,20 @@ def invalid_ratio(outcomes: Sequence[Outcome]) -> dg.AssetCheckResult:
             "quality": files_table(outcomes),
             "top failing rules": rules_table(outcomes),
         },
+    )
+
+
+def file_rules(outcomes: Sequence[Outcome]) -> dg.AssetCheckResult:
+    """Fails for a delivery with too few, too many, or suddenly more or fewer records; blocks nothing by itself."""
+    said = [f"{o.delivery.file_name}: {sentence}" for o in outcomes for sentence in o.file_breaches]
+    held = any(o.status == "held" and o.file_breaches for o in outcomes)
+    return dg.AssetCheckResult(
+        asset_key="silver",
+        check_name=FILE_RULES,
+        passed=not said,
+        severity=dg.AssetCheckSeverity.ERROR if held else dg.AssetCheckSeverity.WARN,
+        description=" ".join(said) or "The deliveries have as many records as expected.",
+        metadata={"records": sum(o.counts.records for o in outcomes)},
     )
 
 

@@ -1,5 +1,6 @@
 """What the Dagster UI shows of an outcome: counts, tables, schemas, lineage. Never a value of a record."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ from healthingest.lake.delta import Table
 from healthingest.lake.quarantine import SCHEMA as QUARANTINE_SCHEMA
 from healthingest.lake.silver import BASE, COMMENTS, readable_columns
 from healthingest.model import Counts, Delivery, Outcome
+from healthingest.platform import Platform
+from healthingest.report.write import report_path, report_url
 
 Metadata = dict[str, Any]
 _SHOWN_RULES = 20
@@ -77,19 +80,29 @@ def files_table(outcomes: Sequence[Outcome]) -> dg.TableMetadataValue:
 
 
 def rules_table(outcomes: Sequence[Outcome]) -> dg.TableMetadataValue:
-    """The rules that rejected most records, over all outcomes."""
+    """The rules that most records broke, over all outcomes; those of severity warn rejected none of theirs."""
     total = sum(o.counts.records for o in outcomes) or 1
-    counted: dict[tuple[str, str, str], int] = {}
+    counted: Counter[tuple[str, str, str, str]] = Counter()
     for rule in (rule for o in outcomes for rule in o.profile.rules):
-        key = (rule.rule, rule.column or "", rule.kind)
-        counted[key] = counted.get(key, 0) + rule.records
+        counted[rule.rule, rule.column or "", rule.kind, rule.severity] += rule.records
     top = sorted(counted.items(), key=lambda item: (-item[1], item[0]))[:_SHOWN_RULES]
+    shown = top or [(("", "", "", ""), 0)]
     records = [
-        dg.TableRecord({"rule": r, "column": c, "kind": k, "records": n, "%": round(100 * n / total, 2)})
-        for (r, c, k), n in top
+        dg.TableRecord({"rule": r, "column": c, "kind": k, "severity": s, "records": n, "%": round(100 * n / total, 2)})
+        for (r, c, k, s), n in shown
     ]
-    empty = [dg.TableRecord({"rule": "", "column": "", "kind": "", "records": 0, "%": 0.0})]
-    return dg.MetadataValue.table(records, schema=_schema_of(records or empty))
+    schema = _schema_of(records)
+    return dg.MetadataValue.table(records if top else [], schema=schema)
+
+
+def report_link(platform: Platform, outcomes: Sequence[Outcome]) -> Metadata:
+    """Where the quality report of the latest delivery is: a link where reports are served, else the file's path."""
+    if not outcomes:
+        return {}
+    delivery = outcomes[-1].delivery
+    path = report_path(platform, delivery.client_id, delivery.file_id)
+    url = report_url(platform, path)
+    return {"quality report": dg.MetadataValue.url(url) if url else dg.MetadataValue.path(path)}
 
 
 def counts(outcomes: Sequence[Outcome]) -> Metadata:

@@ -21,7 +21,7 @@ from healthingest.contracts.clients import Client, ClientConfig
 from healthingest.contracts.contract import Contract, load_contract
 from healthingest.errors import DeliveryError
 from healthingest.landing.preflight import Preflight
-from healthingest.model import Counts
+from healthingest.model import Counts, Profile
 from healthingest.records import frame as frame_module
 from healthingest.records.check import check_records
 from healthingest.records.damage import RECORD_NO
@@ -63,6 +63,7 @@ class Result:
     fields: dict[int, tuple[int | None, int | None]]
     counts: Counts
     extra: tuple[str, ...] = field(default=())
+    profile: Profile = field(default_factory=Profile)
 
 
 def check(data: str | bytes, client: Client | None = None) -> Result:
@@ -78,6 +79,7 @@ def check(data: str | bytes, client: Client | None = None) -> Result:
         {row[RECORD_NO]: (row["expected_fields"], row["found_fields"]) for row in bad},
         done.counts,
         done.extra_columns,
+        done.profile,
     )
     c = done.counts
     assert c.physical_lines == c.header_lines + c.record_lines + c.blank_lines + c.trailer_lines

@@ -1,0 +1,1 @@
+"""Quality reports as self-contained HTML pages: counts, rules and fill rates, never a value of a record."""

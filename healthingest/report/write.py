@@ -1,0 +1,60 @@
+"""Keeps the reports: `output/reports/<client>/<file_id>.html` and `index.html`, made anew with each delivery.
+
+A report is a projection of the audit table: it can be deleted and made again, and none decides anything.
+"""
+
+import os
+import secrets
+from pathlib import Path
+
+import polars as pl
+
+from healthingest.errors import UsageError
+from healthingest.platform import Platform
+from healthingest.records.validate import Validator
+from healthingest.report.page import client_page, delivery_page
+
+#: Where the reports are served, if they are; the asset pages then link there.
+URL_VARIABLE = "HEALTHINGEST_REPORTS_URL"
+
+
+def report_path(platform: Platform, client_id: str, file_id: str | None = None) -> Path:
+    """Where the report of a delivery lies, or that of a client."""
+    return platform.places.output / "reports" / client_id / f"{file_id or 'index'}.html"
+
+
+def report_url(platform: Platform, path: Path) -> str | None:
+    """The address of a report, where HEALTHINGEST_REPORTS_URL says that they are served."""
+    base = os.environ.get(URL_VARIABLE)
+    return f"{base.rstrip('/')}/{path.relative_to(platform.places.output / 'reports')}" if base else None
+
+
+def write_report(platform: Platform, client_id: str, file_id: str | None = None) -> Path:
+    """Write a delivery's report, or with none a client's and those of all its deliveries; returns the page named.
+
+    Raises:
+        UsageError: nothing is known of that client or delivery.
+    """
+    history = platform.lake.audit.frame(None, pl.col("client_id") == client_id).to_dicts()
+    wanted = [row for row in history if file_id in {None, row["file_id"]}]
+    if not wanted:
+        raise UsageError(f"Nothing has been delivered for {file_id or client_id}; there is nothing to report.")
+    texts = _texts(platform, client_id)
+    for row in wanted:
+        _write(report_path(platform, client_id, row["file_id"]), delivery_page(row, history, texts))
+    links = {r["file_id"]: f"{r['file_id']}.html" for r in history}
+    index = report_path(platform, client_id)
+    _write(index, client_page(client_id, history, texts, links))
+    return report_path(platform, client_id, file_id)
+
+
+def _texts(platform: Platform, client_id: str) -> dict[str, str]:
+    client = platform.clients.clients.get(client_id)
+    return Validator.of(client).texts if client else {}
+
+
+def _write(target: Path, page: str) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    temporary = target.with_name(f".{secrets.token_hex(4)}.tmp")
+    temporary.write_text(page, encoding="utf-8")
+    temporary.replace(target)
