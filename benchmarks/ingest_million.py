@@ -46,7 +46,7 @@ def main() -> int:
         env = _install(root)
         days = [_day(root, env, day, arguments.records) for day in _FILES]
     wrong = [sentence for day in days for sentence in day["wrong"]]
-    print(json.dumps({"machine": _machine(), "days": days}, indent=1) if arguments.json else _table(days))
+    print(json.dumps({"machine": machine_line(), "days": days}, indent=1) if arguments.json else _table(days))
     for sentence in wrong:
         print(f"WRONG: {sentence}", file=sys.stderr)
     return 1 if wrong else 0
@@ -131,14 +131,15 @@ def _ingest(file: Path) -> dict[str, Any]:
     }
 
 
-def _machine() -> str:
+def machine_line() -> str:
+    """The machine and the versions that a figure depends on."""
     packages = ", ".join(f"{name} {version(name)}" for name in ("polars", "deltalake", "pandera"))
     return f"{os.cpu_count()} cores, Python {machine.python_version()}, {packages}"
 
 
 def _table(days: list[dict[str, Any]]) -> str:
     names = list(dict.fromkeys(name for day in days for name in day["stages"] if name not in _TOTALS))
-    lines = [_machine()]
+    lines = [machine_line()]
     for day in days:
         counts = ", ".join(
             f"{day['counts'][name]:,} {name}" for name in ("records", "rejected", "inserted", "updated", "unchanged")

@@ -17,6 +17,8 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictStr, f
 
 #: Suffix of the column that holds a value in its standard form, or null where it has none.
 STANDARD = "__std"
+#: Suffix of the column (Boolean) that says whether a value holds a control character.
+CONTROL = "__control"
 #: Column with the delivery's date (Date), present in every frame that is validated.
 DELIVERY_DATE = "__delivery_date"
 

@@ -26,8 +26,6 @@ _MAGIC = {
 }
 _BOMS = {b"\xef\xbb\xbf": "utf-8", b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}
 _END = rb"\r\n|\n|\r"
-#: A line end right after another one: a blank line. The look-behind keeps the \n of one \r\n from counting.
-_BLANK = re.compile(rb"(?<=[\r\n])(?:\r\n?|(?<!\r)\n)")
 _LONGEST_BOM = 3
 _TAIL = 64 * 1024
 #: More NUL bytes than this share and the file is binary, not text with a few damaged records.
@@ -54,8 +52,8 @@ class Facts(BaseModel):
     encoding: str | None = None
     #: Lines of the text, blank and unterminated last ones included.
     physical_lines: int = 0
-    #: Blank lines, those inside quoted fields included.
-    blank_lines: int = 0
+    #: Whether there is anything but line ends.
+    has_text: bool = True
     #: Bytes (as UTF-8) from the start of the trailer record to the end of the file; 0 without one.
     trailer_bytes: int = 0
     #: The count that the trailer states; None without a trailer or where it states none.
@@ -143,7 +141,7 @@ class Preflight:
         for name, decoder in list(self._decoders.items()):
             try:
                 decoded = decoder.decode(text)
-            except UnicodeDecodeError:
+            except UnicodeError:  # a UTF-16 without its mark is no UnicodeDecodeError
                 del self._decoders[name]
             else:
                 text = decoded.encode() if self._wide else text
@@ -160,7 +158,7 @@ class Preflight:
         for name, decoder in list(self._decoders.items()):
             try:
                 decoder.decode(b"", final=True)
-            except UnicodeDecodeError:
+            except UnicodeError:  # a UTF-16 without its mark is no UnicodeDecodeError
                 del self._decoders[name]
         encoding = next(iter(self._decoders), None)
         damage = self._gzip_damage or (self._unzip is not None and not self._unzip.eof)
@@ -179,7 +177,7 @@ class Preflight:
             bom=self._bom,
             encoding=encoding,
             physical_lines=lines.ends + (0 if lines.ended else 1) if lines.bytes else 0,
-            blank_lines=lines.blank,
+            has_text=lines.has_text,
             trailer_bytes=trailer_bytes,
             trailer_count=count,
             trailer_unreadable=unreadable,
@@ -205,14 +203,14 @@ class Preflight:
 
 
 class _Lines:
-    r"""Counts line ends (\n, \r\n, \r) and blank lines over chunks, and keeps the last bytes."""
+    r"""Counts line ends (\n, \r\n, \r) over chunks, and keeps the last bytes."""
 
     def __init__(self) -> None:
-        self.bytes = self.ends = self.blank = 0
+        self.bytes = self.ends = 0
+        self.has_text = False
         self.ended = False
         self.tail = b""
         self._held = b""
-        self._last = b"\n"  # so that a line end at the very start is a blank line
 
     def feed(self, text: bytes) -> None:
         text = self._held + text
@@ -230,10 +228,8 @@ class _Lines:
             return
         self.bytes += len(text)
         self.ends += count_line_ends(text)
-        joined = self._last + text
-        self.blank += count_blank_lines(joined)
-        self._last = joined[-1:]
-        self.ended = self._last in {b"\n", b"\r"}
+        self.has_text = self.has_text or bool(text.strip(b"\r\n"))
+        self.ended = text.endswith((b"\n", b"\r"))
         self.tail = (self.tail + text)[-_TAIL:] if len(text) < _TAIL else text[-_TAIL:]
 
 
@@ -241,13 +237,6 @@ def count_line_ends(text: bytes) -> int:
     r"""Line ends as CSV readers see them: \n, \r\n and a lone \r, each one."""
     carriage = text.count(b"\r")
     return text.count(b"\n") + (carriage - text.count(b"\r\n") if carriage else 0)
-
-
-def count_blank_lines(text: bytes) -> int:
-    """Lines of length zero that follow a line end."""
-    if b"\n\n" in text or b"\n\r" in text or b"\r\r" in text:
-        return len(_BLANK.findall(text))
-    return 0
 
 
 def judge(facts: Facts) -> None:
@@ -261,8 +250,11 @@ def judge(facts: Facts) -> None:
     if facts.gzip_damage:
         raise DeliveryError("damaged_gzip", "The gzip file is truncated or damaged; send it again.")
     if facts.damaged_utf16:
-        raise DeliveryError("damaged_utf16", "The file is UTF-16, but cut or damaged; send it again, best as UTF-8.")
-    if facts.text_bytes == 0 or facts.physical_lines == facts.blank_lines:
+        raise DeliveryError(
+            "damaged_utf16",
+            "The file should be UTF-16, but is damaged, cut or lacks its byte order mark; send it again as UTF-8.",
+        )
+    if facts.text_bytes == 0 or not facts.has_text:
         raise DeliveryError("empty_file", "The file is empty: it has not even a header; send it again.")
     if facts.nul_in_first_line or facts.nul_bytes > facts.text_bytes * _BINARY_SHARE:
         raise DeliveryError(

@@ -104,7 +104,8 @@ def _read_ahead(reader: RecordReader, clock: Clock) -> Iterator[Batch]:
 
 
 def _checked(batch: Batch, client: Client, validator: Validator, delivery_date: date, clock: Clock) -> CheckedBatch:
-    rows = _timed(clock, "standardize", lambda: standardize(transform(batch.rows, client), client))
+    traits = {} if client.config.transform else batch.traits
+    rows = _timed(clock, "standardize", lambda: standardize(transform(batch.rows, client), client, traits))
     if rows.is_empty():
         split = Split(rows, rows.with_columns(pl.lit(None).alias("reasons")), {}, 0)
     else:

@@ -9,7 +9,7 @@ the whole file and be printed to stderr.
 
 import gzip
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import IO, Any, cast
 
@@ -27,6 +27,7 @@ from healthingest.records.damage import RECORD_NO, REJECTED_SCHEMA, decoded, hol
 from healthingest.records.frame import Frame, Framer, Grammar
 from healthingest.records.header import Header, read_header
 from healthingest.records.reasons import Reason
+from healthingest.records.standardize import Traits
 from healthingest.records.streams import ByteSource, HeldBack, Recoded, strip_bom
 from healthingest.records.transform import SOURCE
 
@@ -45,6 +46,8 @@ class Batch:
     rows: pl.DataFrame
     #: REJECTED_SCHEMA: what the reader rejects.
     rejected: pl.DataFrame
+    #: Column of `rows` -> what is known of its bytes.
+    traits: dict[str, Traits]
     frame: Frame
     #: Number of each of the frame's records; 0 for a repeated header.
     numbers: Indices
@@ -68,15 +71,26 @@ class _Rejects:
     """What the reader rejects of one frame, by the record's place in it."""
 
     places: list[int] = field(default_factory=list)
-    reasons: list[list[Reason]] = field(default_factory=list)
+    #: Few distinct reasons occur, however many records: each is built once, and named by its number.
+    kinds: dict[tuple[Reason, ...], int] = field(default_factory=dict)
+    kind: list[int] = field(default_factory=list)
     expected: list[int | None] = field(default_factory=list)
     found: list[int | None] = field(default_factory=list)
 
     def add(self, place: int, *reasons: Reason, expected: int | None = None, found: int | None = None) -> None:
         self.places.append(place)
-        self.reasons.append(list(reasons))
+        self.kind.append(self.kinds.setdefault(reasons, len(self.kinds)))
         self.expected.append(expected)
         self.found.append(found)
+
+    def frame(self, numbers: Indices) -> pl.DataFrame:
+        """RECORD_NO, reasons, expected_fields, found_fields, by number."""
+        schema = {RECORD_NO: pl.Int64, "kind": pl.Int32, "expected_fields": pl.Int32, "found_fields": pl.Int32}
+        of = {RECORD_NO: numbers[self.places], "kind": self.kind, "expected_fields": self.expected}
+        kinds = {"kind": list(range(len(self.kinds))), "reasons": [list(reasons) for reasons in self.kinds]}
+        named = pl.DataFrame(kinds, schema={"kind": pl.Int32, "reasons": REJECTED_SCHEMA["reasons"]})
+        rejects = pl.DataFrame(of | {"found_fields": self.found}, schema=schema)
+        return rejects.join(named, on="kind", how="left").drop("kind").sort(RECORD_NO)
 
 
 @dataclass
@@ -169,9 +183,17 @@ class RecordReader:
         cells = pl.DataFrame(pl.from_arrow(table))
         if cells.height != len(places):
             raise AccountingError("The parser gave back another number of records than it was given.")
-        return self._numbered(frame, header, cells, places, rejects)
+        return self._numbered(frame, header, cells, _traits(table), places, rejects)
 
-    def _numbered(self, frame: Frame, header: Header, cells: pl.DataFrame, places: Indices, rejects: _Rejects) -> Batch:
+    def _numbered(
+        self,
+        frame: Frame,
+        header: Header,
+        cells: pl.DataFrame,
+        found: Sequence[Traits],
+        places: Indices,
+        rejects: _Rejects,
+    ) -> Batch:
         """Number the records, repeated headers left out, and count their lines."""
         repeated = _repeats_header(cells, header)
         counted = np.ones(len(frame.starts), bool)
@@ -183,18 +205,13 @@ class RecordReader:
         picked = {column: pl.col(f"c{place}") for column, place in header.columns.items()}
         picked |= {SOURCE + name: pl.col(f"c{place}") for name, place in header.sources.items()}
         rows = cells.select(pl.Series(RECORD_NO, numbers[places], dtype=pl.Int64), **picked).filter(~repeated)
-        batch = Batch(rows, pl.DataFrame(schema=REJECTED_SCHEMA), frame, numbers)
+        traits = {column: found[place] for column, place in header.columns.items()}
+        batch = Batch(rows, pl.DataFrame(schema=REJECTED_SCHEMA), traits, frame, numbers)
         if not rejects.places:
             return batch
-        what = pl.DataFrame(
-            {
-                RECORD_NO: numbers[rejects.places], "reasons": rejects.reasons,
-                "expected_fields": rejects.expected, "found_fields": rejects.found,
-            },
-            schema_overrides={name: REJECTED_SCHEMA[name] for name in ("reasons", "expected_fields", "found_fields")},
-        ).sort(RECORD_NO)  # fmt: skip
+        what = rejects.frame(numbers)
         rejected = batch.received(what[RECORD_NO]).hstack(what.drop(RECORD_NO)).select(REJECTED_SCHEMA.names())
-        return Batch(rows, rejected, frame, numbers)
+        return replace(batch, rejected=rejected)
 
     def _fault(self, frame: Frame, place: int, fault: str, header: Header) -> Reason:
         """The reason for a record whose quotes or size rule it out; a quote that took in records is told apart."""
@@ -332,6 +349,20 @@ def _parse(text: bytes, header: Header, client: Client, *, whole_lines: bool) ->
             "The parser refused records whose quotes pair; nothing of the file was published."
         ) from None
     return table, malformed
+
+
+def _traits(table: pa.Table) -> list[Traits]:
+    """The least and the greatest byte of each column: most columns need no cleaning, and this tells which."""
+    traits = []
+    for column in table.columns:
+        data = [np.frombuffer(chunk.buffers()[2], np.uint8) for chunk in column.chunks if chunk.buffers()[2]]
+        data = [part for part in data if len(part)]
+        low, high = (
+            min((int(part.min()) for part in data), default=255),
+            max((int(part.max()) for part in data), default=0),
+        )
+        traits.append(Traits(low, high))
+    return traits
 
 
 def _repeats_header(cells: pl.DataFrame, header: Header) -> pl.Series:

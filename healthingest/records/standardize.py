@@ -5,15 +5,16 @@ a value is allowed; the contract's rules decide that on the outcome.
 """
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
+from typing import NamedTuple
 
 import polars as pl
 
 from healthingest.contracts.clients import Client
 from healthingest.contracts.contract import Column, ColumnType
-from healthingest.contracts.rules import STANDARD
+from healthingest.contracts.rules import CONTROL, STANDARD
 from healthingest.contracts.source import ColumnSource
 
 #: White space of any script, less the control characters that Unicode counts as such: those reject a record.
@@ -40,6 +41,15 @@ _EMAIL_MAX, _EMAIL_LOCAL_MAX = 254, 64
 ISO = ("%Y-%m-%d",)
 _ZIP_WITHOUT_ZERO = r"^(?:[0-9]{4}|[0-9]{4}-?[0-9]{4})$"
 
+_BLANK, _DELETE = 0x20, 0x7F
+#: Common ways to write a North American number -> where area, exchange and line start.
+_PHONE_SHAPES = {
+    r"^\([2-9][0-9]{2}\) [2-9][0-9]{2}-[0-9]{4}$": (1, 6, 10),
+    r"^[2-9][0-9]{2}[ .\-][2-9][0-9]{2}[ .\-][0-9]{4}$": (0, 4, 8),
+    r"^[2-9][0-9]{2}[2-9][0-9]{2}[0-9]{4}$": (0, 3, 6),
+    r"^\+1[2-9][0-9]{2}[2-9][0-9]{2}[0-9]{4}$": (2, 5, 8),
+}
+
 _GENDERS = {
     "M": "M", "F": "F", "X": "X", "U": "U", "O": "O", "MALE": "M", "FEMALE": "F", "UNKNOWN": "U", "OTHER": "O",
 }  # fmt: skip
@@ -60,31 +70,59 @@ _STATES = {
 }  # fmt: skip
 
 
-def standardize(rows: pl.DataFrame, client: Client) -> pl.DataFrame:
-    """Clean every contract column of `rows` (String) and add `<column>__std` (String) for each parsed type.
+class Traits(NamedTuple):
+    """The least and the greatest byte of a column's values; they rule out most of what cleaning looks for."""
+
+    low: int
+    high: int
+
+    @property
+    def ascii(self) -> bool:
+        """Whether all characters are ASCII and none is a control character."""
+        return self.low >= _BLANK and self.high < _DELETE
+
+    @property
+    def dense(self) -> bool:
+        """Whether there is not even a blank."""
+        return self.low > _BLANK and self.high < _DELETE
+
+
+#: Nothing is known.
+ANY = Traits(0, 255)
+
+
+def standardize(rows: pl.DataFrame, client: Client, traits: Mapping[str, Traits] | None = None) -> pl.DataFrame:
+    """Clean every contract column of `rows` (String); add `<column>__control` (Boolean), and `<column>__std` (String)
+    for each parsed type.
 
     A cleaned value is null where the client's file means "nothing"; a standard form is null where there is none.
-    Columns that the file lacks come in as null. Rows keep their order and number.
-    """
+    Columns that the file lacks come in as null. Rows keep their order and number. `traits`: what is known of columns.
+    """  # noqa: D205 - one sentence
     absent = [pl.lit(None, pl.String).alias(c) for c in client.contract.column if c not in rows.columns]
     nothing = ["", *client.config.source.null_values]
     frame = rows.with_columns(absent)
+    known = traits or {}
 
     def of_column(column: Column) -> list[pl.Series]:
         source = client.column_source(column.name)
-        cleaned = adjust(clean(frame[column.name], nothing), source)
-        if not column.parsed:
-            return [cleaned]
-        standard = standard_form(cleaned, column.type, source.date_formats or ISO)
-        return [cleaned, standard.alias(column.name + STANDARD)]
+        trait = known.get(column.name, ANY)
+        cleaned = adjust(clean(frame[column.name], nothing, trait), source)
+        if trait.ascii and not (source.map or source.default):
+            control = pl.repeat(value=False, n=len(cleaned), eager=True)
+        else:
+            control = cleaned.str.contains(CONTROL_CHARACTERS)
+        made = [cleaned, control.alias(column.name + CONTROL)]
+        if column.parsed:
+            made.append(standard_form(cleaned, column.type, source.date_formats or ISO).alias(column.name + STANDARD))
+        return made
 
     # Most of this is single-threaded work inside polars, which lets other threads run meanwhile.
     with ThreadPoolExecutor(pl.thread_pool_size(), "healthingest-standardize") as threads:
         made = threads.map(of_column, client.contract.columns)
-        return frame.with_columns(series for pair in made for series in pair)
+        return frame.with_columns(series for group in made for series in group)
 
 
-def clean(values: pl.Series, nothing: Sequence[str] = ("",)) -> pl.Series:
+def clean(values: pl.Series, nothing: Sequence[str] = ("",), traits: Traits = ANY) -> pl.Series:
     """Drop what is invisible, trim, collapse white space, compose (NFC); what then reads as `nothing` becomes null.
 
     Passes over the text are made only where some value needs them: most columns are plain ASCII.
@@ -92,17 +130,17 @@ def clean(values: pl.Series, nothing: Sequence[str] = ("",)) -> pl.Series:
     if values.dtype == pl.Null or values.null_count() == len(values):
         return values.cast(pl.String)
     text = values
-    if text.str.contains(_INVISIBLE).any():
+    if not traits.ascii and text.str.contains(_INVISIBLE).any():
         text = text.str.replace_all(_INVISIBLE, "")
-    if text.str.contains(_NEEDS_COLLAPSE).any():
-        text = text.str.replace_all(_SPACE, " ")
-    text = text.str.strip_chars(" ")
-    if text.str.contains(r"[^\x00-\x7f]").any():
+    if not traits.dense:
+        if text.str.contains("  ", literal=True).any() if traits.ascii else text.str.contains(_NEEDS_COLLAPSE).any():
+            text = text.str.replace_all(_SPACE, " ")
+        text = text.str.strip_chars(" ")
+    if not traits.ascii and text.str.contains(r"[^\x00-\x7f]").any():
         text = text.str.normalize("NFC")
     # Compared as written: people are called Null.
-    name = values.name
-    kept = pl.when(~pl.col(name).is_in(list(nothing))).then(pl.col(name)).alias(name)
-    return text.alias(name).to_frame().select(kept).to_series()
+    empty = text.is_in(list(nothing))
+    return text.set(empty, None).alias(values.name) if empty.any() else text.alias(values.name)
 
 
 def adjust(cleaned: pl.Series, source: ColumnSource) -> pl.Series:
@@ -126,15 +164,64 @@ def adjust(cleaned: pl.Series, source: ColumnSource) -> pl.Series:
 
 
 def standard_form(cleaned: pl.Series, kind: ColumnType, date_formats: Sequence[str] = ISO) -> pl.Series:
-    """The standard form (String) of cleaned text of one column type; null where it has none."""
+    """The standard form (String) of cleaned text of one column type; null where it has none.
+
+    Most values are in a common form already: those are told by one cheap test each, the rest goes the whole way.
+    """
+    make = _maker(kind, tuple(date_formats))
+    if make is None or cleaned.dtype == pl.Null:
+        return cleaned.cast(pl.String)
+    if (
+        len(cleaned) > 1 and cleaned.eq_missing(pl.Series([cleaned[0]], dtype=pl.String)).all()
+    ):  # a date that is the same in every record
+        return make(cleaned.head(1)).new_from_index(0, len(cleaned)).alias(cleaned.name)
+    common = _common_form(cleaned, kind, date_formats)
+    if common is None:
+        return make(cleaned)
+    rest = (common.is_null() & cleaned.is_not_null()).arg_true()
+    return common.scatter(rest, make(cleaned.gather(rest))) if len(rest) else common
+
+
+def _maker(kind: ColumnType, date_formats: tuple[str, ...]) -> Callable[[pl.Series], pl.Series] | None:
+    """The whole way of a kind of value; None for kinds that are text as they are."""
     if kind == "date":
-        return _dates(cleaned, date_formats)
+        return lambda cleaned: _dates(cleaned, date_formats)
     if kind == "phone":
-        return _phones(cleaned)
+        return _phones
     expression = _EXPRESSIONS.get(kind)
     if expression is None:
-        return cleaned
-    return cleaned.to_frame().select(expression(pl.col(cleaned.name))).to_series()
+        return None
+    return lambda cleaned: cleaned.to_frame().select(expression(pl.col(cleaned.name))).to_series()
+
+
+def _common_form(cleaned: pl.Series, kind: ColumnType, date_formats: Sequence[str]) -> pl.Series | None:
+    """The standard form of those values that a cheap test places, null for the others; None without such a test."""
+    value = pl.col(cleaned.name)
+    made: pl.Expr
+    if kind == "gender":
+        made = pl.when(value.is_in(sorted(set(_GENDERS.values())))).then(value)
+    elif kind == "us_state":
+        made = pl.when(value.is_in(sorted(_STATES.values()))).then(value)
+    elif kind == "us_zip":
+        made = pl.when(value.str.contains("^[0-9]{5}$")).then(value)
+    elif kind == "date" and tuple(date_formats) == ISO:
+        real = value.str.contains(_shape(ISO[0])) & value.str.to_date(ISO[0], strict=False).is_not_null()
+        made = pl.when(real).then(value)
+    elif kind == "phone":
+        made = _common_phones(cleaned)
+    else:
+        return None
+    return cleaned.to_frame().select(made.alias(cleaned.name)).to_series()
+
+
+def _common_phones(cleaned: pl.Series) -> pl.Expr:
+    """E.164 of the numbers written as the column's first ones are: cut at fixed places, without a regex's groups."""
+    value = pl.col(cleaned.name)
+    sample = cleaned.drop_nulls().head(100)
+    regex, places = max(_PHONE_SHAPES.items(), key=lambda shape: sample.str.contains(shape[0]).sum())
+    area = value.str.slice(places[0], 3)
+    number = pl.concat_str(pl.lit("+1"), area, value.str.slice(places[1], 3), value.str.slice(places[2], 4))
+    return pl.when(value.str.contains(regex) & area.is_in(sorted(_area_codes()))).then(number)
 
 
 def _gender(value: pl.Expr) -> pl.Expr:

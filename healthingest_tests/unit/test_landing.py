@@ -200,21 +200,21 @@ def refusal(data: bytes) -> DeliveryError:
 def test_lines_are_counted_whatever_their_ends(end: str, last_end: bool) -> None:
     data = end.join(["a,b", "1,2", "3,4"]) + (end if last_end else "")
     facts = facts_of(data.encode())
-    assert (facts.physical_lines, facts.blank_lines) == (3, 0)
+    assert (facts.physical_lines, facts.has_text) == (3, True)
     assert facts.text_bytes == len(data)
 
 
 @pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
-def test_blank_lines_are_counted_wherever_they_stand(end: str) -> None:
-    data = end.join(["", "a,b", "", "", "1,2", "", ""]).encode()
-    facts = facts_of(data)
-    # "", a, "", "", 1, "" : the last end closes a blank line and begins none
-    assert (facts.physical_lines, facts.blank_lines) == (6, 4)
+def test_blank_lines_are_lines_but_no_text(end: str) -> None:
+    facts = facts_of(end.join(["", "a,b", "", "", "1,2", "", ""]).encode())
+    assert (facts.physical_lines, facts.has_text) == (6, True)
+    nothing = facts_of((end * 6).encode())
+    assert (nothing.physical_lines, nothing.has_text) == (6, False)
 
 
 def test_a_blank_line_after_the_byte_order_mark_is_a_blank_line() -> None:
     facts = facts_of(b"\xef\xbb\xbf\na,b\n1,2\n")
-    assert (facts.physical_lines, facts.blank_lines, facts.bom) == (3, 1, "utf-8")
+    assert (facts.physical_lines, facts.bom) == (3, "utf-8")
 
 
 def test_gzip_is_recognised_by_content() -> None:
@@ -255,7 +255,7 @@ def test_a_flipped_bit_and_garbage_after_a_gzip_are_damage() -> None:
 def test_byte_order_marks_name_the_encoding(bom: bytes, codec: str, name: str) -> None:
     facts = facts_of(bom + "a,b\r\n\r\né,2\r\n".encode(codec))
     assert (facts.bom, facts.encoding) == (name, name)
-    assert (facts.physical_lines, facts.blank_lines) == (3, 1)
+    assert (facts.physical_lines, facts.has_text) == (3, True)
     judge(facts)
 
 
@@ -370,7 +370,7 @@ def test_facts_do_not_depend_on_how_the_bytes_were_cut(data: bytes, sizes: list[
 def test_line_counts_equal_a_plain_split(lines: list[str], end: str) -> None:
     facts = facts_of("".join(one + end for one in lines).encode())
     assert facts.physical_lines == len(lines)
-    assert facts.blank_lines == lines.count("")
+    assert facts.has_text == any(lines)
 
 
 def test_a_gzip_that_unpacks_to_very_much_is_counted_without_holding_it() -> None:
