@@ -48,10 +48,14 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
         [BIN / "dagster", "sensor", "stop", "landing_zone", "-w", workspace, "-l", "healthingest"],
         env=env, cwd=root, check=True, capture_output=True,
     )  # fmt: skip
-    port = free_port()
+    port, reports_port = free_port(), free_port()
+    reports = home.places.output / "reports"
+    reports.mkdir(parents=True)
+    env["HEALTHINGEST_REPORTS_URL"] = f"http://127.0.0.1:{reports_port}"
+    served = ["python", "-m", "http.server", "--bind", "127.0.0.1", "--directory", str(reports), str(reports_port)]
     dev = ["dagster", "dev", "-w", workspace, "-h", "127.0.0.1", "-p", str(port)]
     flags = ["--no-sandbox", "--disable-background-networking", "--disable-component-update", "--disable-sync"]
-    with running(dev, env=env, cwd=root), sync_playwright() as playwright:
+    with running(dev, served, env=env, cwd=root), sync_playwright() as playwright:
         wait_for_http(port)
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=flags)
         page = browser.new_page(viewport={"width": 1600, "height": 1000})
@@ -93,6 +97,11 @@ def test_a_partition_materialized_by_hand_is_ingested_and_its_page_shows_the_qua
     ]
     expect(site.page.get_by_text("zip.us_zip").first).to_be_visible(timeout=_SLOW)
     site.picture("partition")
+    link = site.page.get_by_role("link", name="127.0.0.1").filter(has_text="/acme/").first
+    site.page.goto(str(link.get_attribute("href")))
+    expect(site.page.get_by_role("heading", name="acme_20250106_1.csv")).to_be_visible(timeout=_SLOW)
+    expect(site.page.get_by_text("must be a valid ZIP code")).to_be_visible()
+    site.picture("report")
 
 
 def test_a_file_over_its_limit_shows_a_failed_check_and_a_failed_run(site: Site) -> None:

@@ -72,6 +72,7 @@ def test_a_partitions_files_go_all_the_way_and_every_asset_says_so(
     ]
     assert {name: check.passed for name, check in checks_of(result).items()} == {
         "invalid_ratio": True,
+        "file_rules": True,
         "row_accounting": True,
     }
     silver = next(e for e in result.get_asset_materialization_events() if e.asset_key == dg.AssetKey("silver"))
@@ -82,6 +83,7 @@ def test_a_partitions_files_go_all_the_way_and_every_asset_says_so(
         ("acme_20250106_1.csv", 30, 0),
         ("acme_20250106_2.csv", 2, 1),
     ]
+    assert Path(str(shown["quality report"].value)).read_text().count("acme_20250106_2.csv") > 1
     rules = [record.data for record in shown["top failing rules"].records]
     assert (rules[0]["rule"], rules[0]["records"]) == ("zip.us_zip", 1)
     assert home.lake.audit.frame(["file_name"])["file_name"].sort().to_list() == [
@@ -159,6 +161,7 @@ def test_a_corrected_file_of_the_same_name_ends_the_trouble(
     assert result.success
     assert {name: check.passed for name, check in checks_of(result).items()} == {
         "invalid_ratio": True,
+        "file_rules": True,
         "row_accounting": True,
     }
     assert home.lake.silver.frame().height == 2
@@ -308,5 +311,30 @@ def test_what_the_cli_reports_is_what_a_run_would_have_reported(home: Platform, 
     found = [r.event_log_entry.dagster_event.asset_check_evaluation_data for r in evaluations]
     assert {(e.check_name, e.passed, e.partition) for e in found} == {
         ("invalid_ratio", False, KEY),
+        ("file_rules", True, KEY),
         ("row_accounting", True, KEY),
     }
+
+
+@pytest.mark.parametrize(("on_breach", "severity"), [("alert", "WARN"), ("hold", "ERROR")])
+def test_a_file_of_too_few_records_fails_the_check_of_file_rules(
+    home: Platform, instance: dg.DagsterInstance, on_breach: str, severity: str
+) -> None:
+    home = configure(home, f"client_id: acme\nquality: {{min_records: 2, on_breach: {on_breach}}}\n")
+    drop(home, "acme_20250106.csv", csv_of(line("M1")))
+    result = run(home, instance)
+    check = checks_of(result)["file_rules"]
+    assert (check.passed, check.severity.name) == (False, severity)
+    assert "at least 2" in str(check.description)
+    assert result.success is (on_breach == "alert")
+
+
+def test_asset_pages_link_to_the_report_where_reports_are_served(
+    home: Platform, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HEALTHINGEST_REPORTS_URL", "http://127.0.0.1:3001")
+    drop(home, "acme_20250106.csv", csv_of(line("M1")))
+    events = run(home, instance).get_asset_materialization_events()
+    shown = {e.asset_key.to_user_string(): e.step_materialization_data.materialization.metadata for e in events}
+    for asset in ("quarantine", "silver", "audit"):
+        assert str(shown[asset]["quality report"].value).startswith("http://127.0.0.1:3001/acme/")
