@@ -356,9 +356,9 @@ def _record_date_fits(client: Client, document: strict_yaml.Document) -> None:
 
 
 def fingerprint(configs: Path) -> str:
-    """Digest over names and bytes of all YAML files below `configs`; changes when any of them does."""
+    """Digest over names and bytes of all YAML files and hooks below `configs`; changes when any of them does."""
     digest = hashlib.sha256()
-    for file in sorted(p for p in configs.rglob("*") if p.suffix in {".yaml", ".yml"} and p.is_file()):
+    for file in sorted(p for p in configs.rglob("*") if p.suffix in {".yaml", ".yml", ".py"} and p.is_file()):
         try:
             content = file.read_bytes()
         except OSError:

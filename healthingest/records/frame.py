@@ -81,7 +81,8 @@ class Framer:
         filled = cut.ends > starts
         faults = dict(cut.faults)
         for index in np.flatnonzero(cut.ends - starts > LIMIT).tolist():
-            faults.setdefault(index, "record_too_large")
+            if faults.get(index) != "unterminated_quote":
+                faults[index] = "record_too_large"
         if not filled.all():
             self.blank_lines += int(np.count_nonzero(~filled))
             place = np.cumsum(filled) - 1
@@ -146,24 +147,38 @@ class Grammar:
     def record_end(self, buffer: bytes, start: int, *, at_end: bool) -> tuple[int | None, str | None]:
         """Where the record that starts here ends (None: not in this buffer), and its fault.
 
-        After text behind a closing quote nothing is certain; the record is taken to end with that line.
+        After text behind a closing quote nothing is certain. If that quote stands on a later line, a stray one has
+        taken in that line's own opening quote: the span ends where a record that starts with that line would.
         """
-        if self.quote is None:
-            found = LINE_END.search(buffer, start)
-            return found.start() if found else len(buffer) if at_end else None, None
+        fault = None
+        while True:
+            end, broken_at = self._walk(buffer, start, at_end=at_end)
+            if broken_at is None:
+                return end, fault
+            if broken_at == len(buffer):
+                return end, "unterminated_quote"
+            fault = "text_after_quote"
+            line = max(buffer.rfind(b"\n", start, broken_at), buffer.rfind(b"\r", start, broken_at)) + 1
+            if line <= start:
+                return end, fault
+            start = line
+
+    def _walk(self, buffer: bytes, start: int, *, at_end: bool) -> tuple[int | None, int | None]:
+        """Where the record that starts here ends; and where its quotes break the grammar, the end for an open one."""
         unfinished = len(buffer) if at_end else None
-        matched = self._fields.match(buffer, start)
-        at, fault = matched.end() if matched else start, None
-        if buffer[at : at + 1] == self.quote:
-            at = self._close(buffer, at + 1)
-            if at == len(buffer):
-                return unfinished, "unterminated_quote"
-            at += 1
-            if at == len(buffer):
-                return unfinished, None
-            fault = None if buffer[at] in {_CR, _LF} else "text_after_quote"
+        at, broken_at = start, None
+        if self.quote is not None:
+            matched = self._fields.match(buffer, start)
+            at = matched.end() if matched else start
+            if buffer[at : at + 1] == self.quote:
+                at = self._close(buffer, at + 1) + 1
+                if at > len(buffer):
+                    return unfinished, len(buffer) if at_end else None
+                if at == len(buffer):
+                    return unfinished, None
+                broken_at = None if buffer[at] in {_CR, _LF} else at
         found = LINE_END.search(buffer, at)
-        return (found.start() if found else unfinished), fault
+        return (found.start() if found else unfinished), broken_at
 
     def fields(self, record: bytes) -> list[bytes]:
         """A whole record's fields, unquoted; of one with a fault, as far as they can be told."""

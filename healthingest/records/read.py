@@ -235,7 +235,7 @@ class RecordReader:
         """Place of each record in another encoding -> the same as UTF-8; those in none of the client's are rejected."""
         if self.facts.encoding == self._encodings[0] == "utf-8" or frame.data.isascii():
             return {}
-        if self._encodings[0] == "utf-8" and decoded(frame.data, ["utf-8"]) is not None:
+        if self._encodings[0] == "utf-8" and decoded(frame.data[: frame.ends[-1]], ["utf-8"]) is not None:
             return {}
         high = np.flatnonzero(np.frombuffer(frame.data, np.uint8) >= _HIGH)
         touched = np.unique(np.searchsorted(frame.starts, high, side="right") - 1)

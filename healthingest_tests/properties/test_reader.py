@@ -62,6 +62,7 @@ def reference(data: bytes) -> list[tuple[bytes, int, int, str | None]]:
 
 
 def record_end(data: bytes, at: int) -> tuple[int, str | None]:
+    start = at
     while True:
         if data[at : at + 1] == b'"':
             at += 1
@@ -71,6 +72,10 @@ def record_end(data: bytes, at: int) -> tuple[int, str | None]:
                 return len(data), "unterminated_quote"
             at += 1
             if at < len(data) and data[at : at + 1] != b"," and not line_end(data, at):
+                lines_before = [m.end() for m in re.finditer(rb"\r\n|\r|\n", data[start:at])]
+                if lines_before:  # that line's own record, read from its start, is taken in as a whole
+                    end, fault = record_end(data, start + lines_before[-1])
+                    return end, "unterminated_quote" if fault == "unterminated_quote" else "text_after_quote"
                 while at < len(data) and not line_end(data, at):
                     at += 1
                 return at, "text_after_quote"

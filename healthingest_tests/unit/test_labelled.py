@@ -107,15 +107,16 @@ def test_silver_is_the_expected_state_in_any_order(labelled: Platform) -> None:
 
 
 def test_each_rejection_is_the_labelled_one_reason_by_reason(labelled: Platform) -> None:
-    truth: dict[tuple[str, int], set[str]] = {}
+    truth: dict[tuple[str, int, int], set[str]] = {}
     for file in (DATA / "labelled" / "truth").iterdir():
         for row in csv.DictReader(file.open(newline="", encoding="utf-8")):
             reasons = {LABELS[r] for r in row["reasons"].split("|") if r and r != "dup_member_id"}
             if reasons:
-                truth[row["file"], int(row["record_no"])] = reasons
-    got: dict[tuple[str, int], set[str]] = defaultdict(set)
-    for name, number, reasons in labelled.lake.quarantine.frame(["file_name", "record_no", "reasons"]).iter_rows():
-        got[name, number] |= {reason["rule"] for reason in reasons}
+                truth[row["file"], int(row["record_no"]), int(row["line_no"])] = reasons
+    got: dict[tuple[str, int, int], set[str]] = defaultdict(set)
+    rows = labelled.lake.quarantine.frame(["file_name", "record_no", "line_no", "reasons"])
+    for name, number, line_no, reasons in rows.iter_rows():
+        got[name, number, line_no] |= {reason["rule"] for reason in reasons}
     assert len(truth) > 1000
     assert dict(got) == truth
 

@@ -436,6 +436,23 @@ def test_text_behind_a_closing_quote_rejects_its_record_alone(name: str) -> None
     assert sorted(result.accepted) == [1, 3]
 
 
+def test_a_stray_quote_that_meets_a_quoted_text_takes_in_that_whole_record() -> None:
+    lines = [line("M1"), line("M2", city='"Rome'), line("M3", address='"12 Main,\n,,,,,,,,,,\nApt 3"'), line("M4")]
+    result = check(csv_of(*lines))
+    assert result.reasons == {2: {(None, "swallowed_records", "swallowed_records")}}
+    assert result.lines == {2: (3, 4)}
+    assert [row["member_id"] for row in result.accepted.values()] == ["M1", "M4"]
+
+
+def test_a_broken_quote_in_a_record_over_the_limit_is_only_too_large(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(frame_module, "LIMIT", 300)
+    monkeypatch.setattr(frame_module, "KEPT", 50)
+    text = '"' + "x" * 400 + '\n"y'
+    result = check(csv_of(line("M1"), line("M2", address=text), line("M3")))
+    assert result.reasons == {2: {(None, "record_too_large", "malformed")}}
+    assert sorted(result.accepted) == [1, 3]
+
+
 def test_a_quote_within_an_unquoted_field_is_text() -> None:
     result = check(csv_of(line("M1", address='12 Main 6" pipe'), line("M2", address='a"b"c'), line("M3")))
     assert [row["address"] for row in result.accepted.values()] == ['12 Main 6" pipe', 'a"b"c', "12 Main St"]
