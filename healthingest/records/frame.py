@@ -148,20 +148,21 @@ class Grammar:
         """Where the record that starts here ends (None: not in this buffer), and its fault.
 
         After text behind a closing quote nothing is certain. If that quote stands on a later line, a stray one has
-        taken in that line's own opening quote: the span ends where a record that starts with that line would.
+        taken in that line's own opening quote: the span ends where a record that starts with that line would, or with
+        the line where that would never end.
         """
-        fault = None
-        while True:
-            end, broken_at = self._walk(buffer, start, at_end=at_end)
-            if broken_at is None:
-                return end, fault
-            if broken_at == len(buffer):
-                return end, "unterminated_quote"
-            fault = "text_after_quote"
+        end, broken_at = self._walk(buffer, start, at_end=at_end)
+        if broken_at is None or broken_at == len(buffer):
+            return end, None if broken_at is None else "unterminated_quote"
+        while broken_at is not None:
             line = max(buffer.rfind(b"\n", start, broken_at), buffer.rfind(b"\r", start, broken_at)) + 1
             if line <= start:
-                return end, fault
-            start = line
+                break
+            start, before = line, end
+            end, broken_at = self._walk(buffer, start, at_end=at_end)
+            if broken_at == len(buffer):
+                return before, "text_after_quote"
+        return end, "text_after_quote"
 
     def _walk(self, buffer: bytes, start: int, *, at_end: bool) -> tuple[int | None, int | None]:
         """Where the record that starts here ends; and where its quotes break the grammar, the end for an open one."""
@@ -182,19 +183,23 @@ class Grammar:
 
     def fields(self, record: bytes) -> list[bytes]:
         """A whole record's fields, unquoted; of one with a fault, as far as they can be told."""
-        fields, at, q = [], 0, self.quote
-        while True:
-            if q is not None and record[at : at + 1] == q:
-                closed = self._close(record, at + 1)
-                end = record.find(self.delimiter, closed)
-                end = len(record) if end < 0 else end
-                fields.append(record[at + 1 : closed].replace(q + q, q) + record[closed + 1 : end])
+        return [field for field, _ in self._split(record)]
+
+    def has_loose_quote(self, record: bytes) -> bool:
+        """Whether a quote stands as text in an unquoted field: no writer that quotes at all leaves one there."""
+        return any(loose for _, loose in self._split(record))
+
+    def _split(self, record: bytes) -> Iterator[tuple[bytes, bool]]:
+        at, q = 0, self.quote
+        while at <= len(record):
+            quoted = q is not None and record[at : at + 1] == q
+            closed = self._close(record, at + 1) if quoted else at
+            end = record.find(self.delimiter, closed)
+            end = len(record) if end < 0 else end
+            if quoted and q is not None:
+                yield record[at + 1 : closed].replace(q + q, q) + record[closed + 1 : end], False
             else:
-                end = record.find(self.delimiter, at)
-                end = len(record) if end < 0 else end
-                fields.append(record[at:end])
-            if end == len(record):
-                return fields
+                yield record[at:end], q is not None and q in record[at:end]
             at = end + 1
 
     def cut(self, buffer: bytes, *, at_end: bool) -> _Cut:

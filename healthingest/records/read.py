@@ -216,9 +216,8 @@ class RecordReader:
     def _fault(self, frame: Frame, place: int, fault: str, header: Header) -> Reason:
         """The reason for a record whose quotes or size rule it out; a quote that took in records is told apart."""
         if fault == "text_after_quote" and frame.lines[place] > 1:
-            first, *_, last = frame.record(place).splitlines()
-            needed = len(header.names) - 1
-            if min(part.count(self._grammar.delimiter) for part in (first, last)) >= max(needed, 1):
+            first = frame.record(place).splitlines()[0]
+            if first.count(self._grammar.delimiter) >= max(len(header.names) - 1, 1):  # a whole record by itself
                 return Reason(None, "swallowed_records", "swallowed_records")
         return Reason(None, fault, "malformed")
 
@@ -227,8 +226,10 @@ class RecordReader:
         for place in np.flatnonzero(frame.lines > 1).tolist():
             if place in frame.faults:
                 continue
-            fields = self._grammar.fields(frame.record(place))
-            if holds_records(fields, len(header.names), self._grammar.delimiter, required):
+            record = frame.record(place)
+            fields = self._grammar.fields(record)
+            swallowed = holds_records(fields, len(header.names), self._grammar.delimiter, required)
+            if swallowed or self._grammar.has_loose_quote(record):
                 rejects.add(place, Reason(None, "swallowed_records", "swallowed_records"))
 
     def _recode(self, frame: Frame, header: Header, rejects: _Rejects) -> dict[int, bytes]:

@@ -73,9 +73,10 @@ def record_end(data: bytes, at: int) -> tuple[int, str | None]:
             at += 1
             if at < len(data) and data[at : at + 1] != b"," and not line_end(data, at):
                 lines_before = [m.end() for m in re.finditer(rb"\r\n|\r|\n", data[start:at])]
-                if lines_before:  # that line's own record, read from its start, is taken in as a whole
+                if lines_before:  # that line's own record, read from its start, is taken in as a whole, if it ends
                     end, fault = record_end(data, start + lines_before[-1])
-                    return end, "unterminated_quote" if fault == "unterminated_quote" else "text_after_quote"
+                    if fault != "unterminated_quote":
+                        return end, "text_after_quote"
                 while at < len(data) and not line_end(data, at):
                     at += 1
                 return at, "text_after_quote"

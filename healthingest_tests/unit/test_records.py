@@ -444,6 +444,13 @@ def test_a_stray_quote_that_meets_a_quoted_text_takes_in_that_whole_record() -> 
     assert [row["member_id"] for row in result.accepted.values()] == ["M1", "M4"]
 
 
+def test_a_stray_quote_that_a_quoted_delimiter_closes_is_found() -> None:
+    lines = [line("M1"), line("M2", address='"12 Main'), line("M3", address='", Apt 3"'), line("M4")]
+    result = check(csv_of(*lines))
+    assert result.reasons == {2: {(None, "swallowed_records", "swallowed_records")}}
+    assert [row["member_id"] for row in result.accepted.values()] == ["M1", "M4"]
+
+
 def test_a_broken_quote_in_a_record_over_the_limit_is_only_too_large(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(frame_module, "LIMIT", 300)
     monkeypatch.setattr(frame_module, "KEPT", 50)
