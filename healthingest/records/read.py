@@ -27,7 +27,7 @@ from healthingest.records.damage import RECORD_NO, REJECTED_SCHEMA, decoded, hol
 from healthingest.records.frame import Frame, Framer, Grammar
 from healthingest.records.header import Header, read_header
 from healthingest.records.reasons import Reason
-from healthingest.records.standardize import Traits
+from healthingest.records.standardize import Traits, traits_of
 from healthingest.records.streams import ByteSource, HeldBack, Recoded, strip_bom
 from healthingest.records.transform import SOURCE
 
@@ -353,17 +353,15 @@ def _parse(text: bytes, header: Header, client: Client, *, whole_lines: bool) ->
 
 
 def _traits(table: pa.Table) -> list[Traits]:
-    """The least and the greatest byte of each column: most columns need no cleaning, and this tells which."""
-    traits = []
+    """What each column's bytes may hold: most columns need no cleaning, and this tells which."""
+    found = []
     for column in table.columns:
-        data = [np.frombuffer(chunk.buffers()[2], np.uint8) for chunk in column.chunks if chunk.buffers()[2]]
-        data = [part for part in data if len(part)]
-        low, high = (
-            min((int(part.min()) for part in data), default=255),
-            max((int(part.max()) for part in data), default=0),
-        )
-        traits.append(Traits(low, high))
-    return traits
+        all_of = Traits(0)
+        for chunk in column.chunks:
+            if chunk.buffers()[2]:
+                all_of |= traits_of(np.frombuffer(chunk.buffers()[2], np.uint8))
+        found.append(all_of)
+    return found
 
 
 def _repeats_header(cells: pl.DataFrame, header: Header) -> pl.Series:

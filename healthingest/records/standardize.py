@@ -7,9 +7,11 @@ a value is allowed; the contract's rules decide that on the outcome.
 import re
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from enum import IntFlag
 from functools import cache
-from typing import NamedTuple
 
+import numpy as np
+import numpy.typing as npt
 import polars as pl
 
 from healthingest.contracts.clients import Client
@@ -42,6 +44,11 @@ ISO = ("%Y-%m-%d",)
 _ZIP_WITHOUT_ZERO = r"^(?:[0-9]{4}|[0-9]{4}-?[0-9]{4})$"
 
 _BLANK, _DELETE = 0x20, 0x7F
+#: Every date there is, but for February 29.
+_COMMON_DATE = (
+    "^[0-9]{4}-(?:(?:0[13578]|1[02])-(?:0[1-9]|[12][0-9]|3[01])|(?:0[469]|11)-(?:0[1-9]|[12][0-9]|30)"
+    "|02-(?:0[1-9]|1[0-9]|2[0-8]))$"
+)
 #: Common ways to write a North American number -> where area, exchange and line start.
 _PHONE_SHAPES = {
     r"^\([2-9][0-9]{2}\) [2-9][0-9]{2}-[0-9]{4}$": (1, 6, 10),
@@ -70,25 +77,38 @@ _STATES = {
 }  # fmt: skip
 
 
-class Traits(NamedTuple):
-    """The least and the greatest byte of a column's values; they rule out most of what cleaning looks for."""
+class Traits(IntFlag):
+    """What the bytes of a column's values may hold; what they do not, no pass over the values has to look for."""
 
-    low: int
-    high: int
-
-    @property
-    def ascii(self) -> bool:
-        """Whether all characters are ASCII and none is a control character."""
-        return self.low >= _BLANK and self.high < _DELETE
-
-    @property
-    def dense(self) -> bool:
-        """Whether there is not even a blank."""
-        return self.low > _BLANK and self.high < _DELETE
+    BLANK = 1
+    SPACE = 2
+    CONTROL = 4
+    INVISIBLE = 8
+    COMPOSABLE = 16
 
 
 #: Nothing is known.
-ANY = Traits(0, 255)
+ANY = Traits(31)
+#: Byte -> the traits of the characters whose UTF-8 form has it.
+_TRAITS_OF = np.zeros(256, np.uint8)
+_TRAITS_OF[_BLANK] = Traits.BLANK
+_TRAITS_OF[[*range(0x09), 0x0B, 0x0C, *range(0x0E, _BLANK), _DELETE]] = Traits.CONTROL
+_TRAITS_OF[[0x09, 0x0A, 0x0D]] = Traits.SPACE
+_TRAITS_OF[0xC2] = Traits.SPACE | Traits.CONTROL  # U+0080 to U+00BF: C1 controls, no-break space
+_TRAITS_OF[0xCC:] = Traits.COMPOSABLE  # U+0300 and up; all below is NFC already
+_TRAITS_OF[[0xE1, 0xE2, 0xE3]] |= np.uint8(Traits.SPACE)
+_TRAITS_OF[[0xE2, 0xEF]] |= np.uint8(Traits.INVISIBLE)
+_TRAITS_OF[0xEF] |= np.uint8(Traits.CONTROL)  # U+FFFD
+
+
+def traits_of(data: npt.NDArray[np.uint8]) -> Traits:
+    """The traits of UTF-8 text."""
+    if not len(data):
+        return Traits(0)
+    low = int(data.min())
+    if low >= _BLANK and int(data.max()) < _DELETE:
+        return Traits.BLANK if low == _BLANK else Traits(0)
+    return Traits(int(np.bitwise_or.reduce(_TRAITS_OF[data])))
 
 
 def standardize(rows: pl.DataFrame, client: Client, traits: Mapping[str, Traits] | None = None) -> pl.DataFrame:
@@ -107,7 +127,7 @@ def standardize(rows: pl.DataFrame, client: Client, traits: Mapping[str, Traits]
         source = client.column_source(column.name)
         trait = known.get(column.name, ANY)
         cleaned = adjust(clean(frame[column.name], nothing, trait), source)
-        if trait.ascii and not (source.map or source.default):
+        if not trait & Traits.CONTROL and not (source.map or source.default):
             control = pl.repeat(value=False, n=len(cleaned), eager=True)
         else:
             control = cleaned.str.contains(CONTROL_CHARACTERS)
@@ -130,13 +150,14 @@ def clean(values: pl.Series, nothing: Sequence[str] = ("",), traits: Traits = AN
     if values.dtype == pl.Null or values.null_count() == len(values):
         return values.cast(pl.String)
     text = values
-    if not traits.ascii and text.str.contains(_INVISIBLE).any():
+    if traits & Traits.INVISIBLE and text.str.contains(_INVISIBLE).any():
         text = text.str.replace_all(_INVISIBLE, "")
-    if not traits.dense:
-        if text.str.contains("  ", literal=True).any() if traits.ascii else text.str.contains(_NEEDS_COLLAPSE).any():
+    if traits & (Traits.BLANK | Traits.SPACE):
+        spaced = text.str.contains(_NEEDS_COLLAPSE) if traits & Traits.SPACE else text.str.contains("  ", literal=True)
+        if spaced.any():
             text = text.str.replace_all(_SPACE, " ")
         text = text.str.strip_chars(" ")
-    if not traits.ascii and text.str.contains(r"[^\x00-\x7f]").any():
+    if traits & Traits.COMPOSABLE and text.str.contains("[^\x00-\u02ff]").any():
         text = text.str.normalize("NFC")
     # Compared as written: people are called Null.
     empty = text.is_in(list(nothing))
@@ -205,8 +226,13 @@ def _common_form(cleaned: pl.Series, kind: ColumnType, date_formats: Sequence[st
     elif kind == "us_zip":
         made = pl.when(value.str.contains("^[0-9]{5}$")).then(value)
     elif kind == "date" and tuple(date_formats) == ISO:
-        real = value.str.contains(_shape(ISO[0])) & value.str.to_date(ISO[0], strict=False).is_not_null()
-        made = pl.when(real).then(value)
+        made = pl.when(value.str.contains(_COMMON_DATE)).then(value)
+    elif kind == "email":
+        # Lower case by the regex; an address of at most 64 bytes is short enough in all its parts.
+        plain = value.str.contains(_EMAIL)
+        if (cleaned.str.len_bytes() > _EMAIL_LOCAL_MAX).any():
+            plain = plain & (value.str.len_bytes() <= _EMAIL_LOCAL_MAX)
+        made = pl.when(plain).then(value)
     elif kind == "phone":
         made = _common_phones(cleaned)
     else:
@@ -219,9 +245,14 @@ def _common_phones(cleaned: pl.Series) -> pl.Expr:
     value = pl.col(cleaned.name)
     sample = cleaned.drop_nulls().head(100)
     regex, places = max(_PHONE_SHAPES.items(), key=lambda shape: sample.str.contains(shape[0]).sum())
-    area = value.str.slice(places[0], 3)
-    number = pl.concat_str(pl.lit("+1"), area, value.str.slice(places[1], 3), value.str.slice(places[2], 4))
-    return pl.when(value.str.contains(regex) & area.is_in(sorted(_area_codes()))).then(number)
+    parts = [value.str.slice(at, size) for at, size in zip(places, (3, 3, 4), strict=True)]
+    return pl.when(value.str.contains(_with_areas(regex))).then(pl.concat_str(pl.lit("+1"), *parts))
+
+
+@cache
+def _with_areas(shape: str) -> str:
+    """The shape with the area codes in use in the place of its first three digits: cheaper than looking them up."""
+    return shape.replace("[2-9][0-9]{2}", f"(?:{'|'.join(sorted(_area_codes()))})", 1)
 
 
 def _gender(value: pl.Expr) -> pl.Expr:
