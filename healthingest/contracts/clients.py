@@ -14,7 +14,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, StrictStr, field_validator, model_validator
+from pydantic import BeforeValidator, Field, StrictBool, StrictStr, field_validator, model_validator
 
 from healthingest.contracts import strict_yaml
 from healthingest.contracts.contract import Contract, load_contract
@@ -100,7 +100,7 @@ class ClientConfig(Strict):
     """One client's YAML; all keys but `client_id` have defaults."""
 
     client_id: StrictStr
-    active: bool = True
+    active: StrictBool = True
     contract: StrictStr = "member/1"
     source: Source = Field(default_factory=Source)
     columns: dict[StrictStr, ColumnSource] = Field(default_factory=dict)

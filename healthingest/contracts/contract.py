@@ -3,6 +3,7 @@
 Contracts live in `client_configs/contracts/<name>/<version>.yaml` and never change once published.
 """
 
+import re
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
@@ -18,6 +19,19 @@ ColumnType = Literal["identifier", "name", "text"] | Domain
 #: Types whose values have a standard form that not every text has; failing it rejects the record.
 PARSED_TYPES: frozenset[ColumnType] = frozenset(DOMAINS)
 Group = Literal["identity", "contact"]
+
+
+#: Rules of the reader; no other rule may have these ids.
+READER_RULES = frozenset({
+    "too_few_fields", "too_many_fields", "unterminated_quote", "text_after_quote", "record_too_large",
+    "swallowed_records", "encoding",
+})  # fmt: skip
+#: Column type -> what its standard forms look like.
+_STANDARD_SHAPES: dict[str, str] = {
+    "gender": "[MFXUO]", "us_state": "[A-Z]{2}", "us_zip": "[0-9]{5}(-[0-9]{4})?", "phone": r"\+[0-9]{7,15}",
+    "date": "[0-9]{4}-[0-9]{2}-[0-9]{2}", "email": "[^A-Z]+", "ssn": "[0-9]{3}-[0-9]{2}-[0-9]{4}",
+    "mbi": "[0-9A-Z]{11}", "npi": "[0-9]{10}",
+}  # fmt: skip
 
 
 class Policy(Strict):
@@ -102,10 +116,23 @@ class Contract(Strict):
             return f"between is for date columns, and {rule.column} is none; use number, or length"
         if rule.compare and (kind == "date") != (self.column[rule.compare.to].type == "date"):
             return f"{rule.column} and {rule.compare.to} cannot be compared: only one of them is a date"
-        built_in = {f"{c.name}.{check}" for c in self.columns for check in ("required", "control_characters", c.type)}
-        if rule.id in built_in:  # it would silently take that check's place
+        checks = ("required", "control_characters", "not_ahead")
+        built_in = {f"{c.name}.{check}" for c in self.columns for check in (*checks, c.type)}
+        if rule.id in built_in or rule.id in READER_RULES:  # it would silently take that check's place
             return f"the id {rule.id} belongs to a check that is built in; choose another"
-        return self._evaluates(rule)
+        replaced = next((own for own in self.rules if own.id == rule.id), rule)
+        if replaced.column != rule.column:
+            return f"the id {rule.id} is the contract's rule of {replaced.column}; choose another for {rule.column}"
+        return self._never_passes(rule) or self._evaluates(rule)
+
+    def _never_passes(self, rule: Rule) -> str | None:
+        """Listed values are compared with standard forms: one that is none of its column's would never be met."""
+        for name, listed in [(rule.column, rule.in_ or rule.not_in), *([rule.when.listed] if rule.when else [])]:
+            shape = _STANDARD_SHAPES.get(self.column[name].type)
+            for value in listed or ():
+                if shape and not re.fullmatch(shape, value):
+                    return f"{value!r} is never a standard value of {name}; write it as silver or an export shows it"
+        return None
 
     def _evaluates(self, rule: Rule) -> str | None:
         """Try a rule on a frame of one empty record: what throws must do so now, never on a delivery."""

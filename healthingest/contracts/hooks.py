@@ -1,11 +1,13 @@
 """Python functions that a client's files need: the registry's `hooks/<name>/<version>.py`, each with a `transform`.
 
-A hook takes a frame of the contract columns that its step names (String) and gives the same columns and rows back,
-changed. Like a contract it never changes once used: a delivery is pinned to its digest. Whoever may write a config may
-run code here; both are reviewed alike.
+A hook takes a frame of the contract columns that its step names (String), and ROW, and gives the same columns and rows
+back, changed. Like a contract it never changes once used: a delivery is pinned to its digest. Whoever may write a
+config may run code here; both are reviewed alike.
 """
 
+import contextlib
 import hashlib
+import io
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +17,8 @@ import polars as pl
 
 from healthingest.errors import ConfigError
 
+#: Column of the frame that a hook is given: the record's number, which it must leave as it is.
+ROW = "_record_no"
 Transformer = Callable[[pl.DataFrame], pl.DataFrame]
 
 
@@ -35,7 +39,21 @@ class Hook:
             return "it returns another number of records than it was given"
         if made.schema != given.schema:
             return "it returns other columns than it was given, or columns that are no text"
+        if not made[ROW].equals(given[ROW]):
+            return f"it returns the records in another order, or changes {ROW}"
         return None
+
+    def run(self, given: pl.DataFrame) -> tuple[pl.DataFrame, str | None]:
+        """What the hook makes of `given` (with ROW), and what is wrong with it; what it prints goes nowhere."""
+        try:
+            with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+                made = self.transform(given)
+        except (KeyboardInterrupt, GeneratorExit):
+            raise
+        except BaseException as error:  # noqa: BLE001 - also SystemExit and a panic of polars; its text may hold values
+            return given, f"it throws {type(error).__name__}"
+        wrong = self.objection(given, made)
+        return (given, wrong) if wrong else (made, None)
 
 
 def load_hook(configs: Path, name: str) -> Hook:
@@ -52,7 +70,9 @@ def load_hook(configs: Path, name: str) -> Hook:
     module = ModuleType("healthingest_hook_" + name.replace("/", "_"))
     try:
         exec(compile(text, str(file), "exec"), module.__dict__)  # noqa: S102 - the registry's code, reviewed
-    except Exception as error:  # noqa: BLE001 - whatever that code raises
+    except (KeyboardInterrupt, GeneratorExit):
+        raise
+    except BaseException as error:  # noqa: BLE001 - whatever that code raises, SystemExit too
         line = getattr(error, "lineno", None)
         raise ConfigError(f"the hook does not load ({type(error).__name__}); mend it.", file=file, line=line) from None
     transform = getattr(module, "transform", None)
@@ -67,10 +87,9 @@ def try_hook(hook: Hook, columns: list[str]) -> None:
     Raises:
         ConfigError: it throws, or gives back something else than it must.
     """
-    empty = pl.DataFrame({column: [None, None] for column in columns}, schema=dict.fromkeys(columns, pl.String()))
-    try:
-        wrong = hook.objection(empty, hook.transform(empty))
-    except Exception as error:  # noqa: BLE001 - whatever that code raises
-        wrong = f"it throws {type(error).__name__} on records whose columns are empty"
+    empty = pl.DataFrame({ROW: [1, 2]}).with_columns(pl.lit(None, pl.String).alias(column) for column in columns)
+    _, wrong = hook.run(empty)
     if wrong:
-        raise ConfigError(f"the hook {hook.name} cannot be used: {wrong}; mend it.", file=hook.file)
+        raise ConfigError(
+            f"the hook {hook.name} cannot be used: on two empty records {wrong}; mend it.", file=hook.file
+        )

@@ -6,6 +6,7 @@ before them: `is` (a standard form) and `unique` (the other records).
 Regexes are matched whole, by Rust's engine: write `[0-9]`, since `\d` also matches other scripts' digits.
 """
 
+import math
 import re
 from collections.abc import Callable
 from datetime import date
@@ -31,7 +32,7 @@ Operator = Literal["<", "<=", ">", ">=", "==", "!="]
 #: The standard form of a contract column's value, by the column's name.
 StandardOf = Callable[[str], pl.Expr]
 
-_BOUND = re.compile(r"creation_date(?: ?([+-]) ?([0-9]{1,4})([dmy]))?")
+_BOUND = re.compile(r"creation_date(?: ?([+-]) ?([0-9]{1,5}d|[0-9]{1,4}m|[0-9]{1,3}y))?")
 _UNITS = {"d": "d", "m": "mo", "y": "y"}
 _NUMBER = r"^-?[0-9]{1,15}(?:\.[0-9]{1,9})?$"
 
@@ -82,16 +83,19 @@ class Between(Strict):
     def _bounds_something(self) -> "Between":
         if self.min is None and self.max is None:
             raise ValueError("give min, max or both")
+        plain = [bound for bound in (self.min, self.max) if bound and not _BOUND.fullmatch(bound)]
+        if len(plain) == 2 and plain[0] > plain[1]:  # noqa: PLR2004 - both are dates
+            raise ValueError("min is after max, so nothing would pass")
         return self
 
 
-def _no_truth_value(value: object) -> object:
-    if isinstance(value, bool):
-        raise ValueError("write a number")  # noqa: TRY004 - pydantic wants a ValueError
+def _plain_number(value: object) -> object:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        raise ValueError("write a number")
     return value
 
 
-Number = Annotated[float, BeforeValidator(_no_truth_value)]
+Number = Annotated[float, BeforeValidator(_plain_number)]
 
 
 class Span(Strict):
@@ -146,6 +150,11 @@ class When(Strict):
 
     _compiles = field_validator("pattern")(_compiling)
 
+    @property
+    def listed(self) -> tuple[str, list[str] | None]:
+        """The column, and the values that it is compared with."""
+        return self.column, self.in_ or self.not_in
+
     def met(self, standard_of: StandardOf) -> pl.Expr:
         """True where the condition holds, False where it does not; never null."""
         value = standard_of(self.column)
@@ -159,6 +168,8 @@ class When(Strict):
 
 
 def _flag_or_model(value: object) -> object:
+    if value is not True and not isinstance(value, (dict, Unique, type(None))):
+        raise ValueError("write true, or {with: [other columns]}")
     return {} if value is True else value
 
 
@@ -189,6 +200,11 @@ class Rule(Strict):
             raise ValueError(f"a rule has exactly one of: {keys}")
         if self.unique and self.when:
             raise ValueError("unique cannot be conditional; leave when out")
+        if self.length and any(b is not None and (b < 0 or b % 1) for b in (self.length.min, self.length.max)):
+            raise ValueError("a length is a whole number from 0")
+        others = [*([self.compare.to] if self.compare else []), *(self.unique.with_ if self.unique else [])]
+        if self.column in others:
+            raise ValueError("a column cannot be compared or combined with itself")
         return self
 
     _compiles = field_validator("pattern")(_compiling)
@@ -277,7 +293,7 @@ def _bound(bound: str) -> pl.Expr:
         return pl.lit(bound)
     day = pl.col(DELIVERY_DATE)
     if relative[1]:
-        day = day.dt.offset_by(f"{relative[1].strip('+')}{relative[2]}{_UNITS[relative[3]]}")
+        day = day.dt.offset_by(f"{relative[1].strip('+')}{relative[2][:-1]}{_UNITS[relative[2][-1]]}")
     return day.dt.to_string("%Y-%m-%d")
 
 

@@ -8,15 +8,16 @@ import codecs
 import re
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, StrictStr, field_validator, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, StrictBool, StrictStr, field_validator, model_validator
 
 from healthingest.contracts.rules import Strict
 
-_EVERY_ASCII = bytes(range(128))
+#: Codecs in which every ASCII byte is that character, wherever it stands.
+_BYTEWISE = re.compile(r"utf-8(-sig)?|ascii|iso8859-[0-9]+|cp125[0-8]|cp437|cp85[0-8]|mac-roman|koi8-r")
 
 
 def _one_character(value: str) -> str:
-    if len(value) != 1 or not value.isascii() or value in "\r\n\0":
+    if len(value) != 1 or not value.isascii() or value.isalnum() or value in "\r\n\0":
         has = f"; this one has {len(value)}" if len(value) > 1 else ""
         raise ValueError(f'this must be one ASCII character, e.g. "," or "|" or "\\t"{has}')
     return value
@@ -50,7 +51,7 @@ class Source(Strict):
     #: Leading lines, before the header, that are no part of the table; they are counted as header lines.
     skip_lines: int = Field(default=0, ge=0, le=1000, strict=True)
     #: False: the first line is a record already, and `names` says what the columns are.
-    header: bool = True
+    header: StrictBool = True
     names: list[StrictStr] | None = Field(default=None, min_length=1)
     creation_date: CreationDate = Field(default_factory=CreationDate)
     trailer: Trailer | None = None
@@ -76,6 +77,8 @@ class Source(Strict):
             raise ValueError("delimiter and quote must be two different characters")
         if self.header and self.names:
             raise ValueError("names is for files without a header; add header: false, or leave names out")
+        if self.names and len(set(self.names)) < len(self.names):
+            raise ValueError("names holds a name twice; each column needs its own")
         if not self.header and not self.names:
             raise ValueError("a file without a header needs names: the list of its columns, in order")
         return self
@@ -84,36 +87,21 @@ class Source(Strict):
     def encodings(self) -> list[str]:
         """Normalised codec names, in the order they are tried."""
         names = [self.encoding] if isinstance(self.encoding, str) else self.encoding
-        return [codecs.lookup(name).name for name in names]
+        return [codecs.lookup(name).name.removesuffix("-sig") for name in names]
 
 
 def _refuse_unreadable(name: str, *, alone: bool) -> None:
     try:
-        "x".encode(name)  # not codecs.lookup, which also knows hex and zip
+        "x".encode(name)  # codecs.lookup alone knows hex and zip too
+        codec = codecs.lookup(name).name
     except (LookupError, ValueError):
         raise ValueError(f"there is no encoding {name}; common ones are utf-8, cp1252, latin-1") from None
-    if codecs.lookup(name).name.startswith("utf-16"):
+    if codec.startswith("utf-16"):
         if not alone:
             raise ValueError("UTF-16 cannot stand beside others; name it alone (a file with its mark is always read)")
-        return
-    # Records are found by their bytes: delimiters and line ends must not hide in other characters.
-    try:
-        plain = _EVERY_ASCII.decode(name) == _EVERY_ASCII.decode("ascii")
-    except UnicodeDecodeError:
-        plain = False
-    if not plain or any(_swallows_ascii(bytes([high]), name) for high in range(128, 256)):
-        raise ValueError(f"{name} does not write ASCII as ASCII; only such encodings and UTF-16 can be read")
-
-
-def _swallows_ascii(lead: bytes, name: str) -> bool:
-    for low in b'",|\t;~09AZ@':
-        try:
-            text = (lead + bytes([low])).decode(name)
-        except UnicodeDecodeError:
-            continue
-        if not text.endswith(chr(low)):
-            return True
-    return False
+    elif not _BYTEWISE.fullmatch(codec):
+        # Records are found by their bytes: delimiters and line ends must not hide in other characters.
+        raise ValueError(f"{name} cannot be read here; only UTF-8, UTF-16 and one-byte encodings of ASCII can")
 
 
 def _short_map(value: object) -> object:
@@ -134,7 +122,7 @@ class ColumnSource(Strict):
     #: The client's word -> ours, compared as a whole; other values stay.
     map: dict[StrictStr, StrictStr] | None = Field(default=None, min_length=1)
     #: Put back the leading zeros that spreadsheets take off: 4 digits become 5, 8 become 9.
-    zip_repair: bool = False
+    zip_repair: StrictBool = False
     #: Stands where the file has no value.
     default: StrictStr | None = Field(default=None, min_length=1)
 
@@ -167,6 +155,8 @@ class Transform(Strict):
             raise ValueError("a transform has exactly one of: concat, split, hook")
         if self.concat and len(self.to) != 1:
             raise ValueError("concat makes one column; name it in to")
+        if len(set(self.to)) < len(self.to):
+            raise ValueError("to names a column twice")
         if self.split is not None and len(self.to) < 2:  # noqa: PLR2004 - into one would be no split
             raise ValueError("split makes two or more columns; name them in to, in order")
         return self

@@ -8,6 +8,7 @@ import codecs
 import re
 import zlib
 from collections.abc import Sequence
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
@@ -54,8 +55,10 @@ class Facts(BaseModel):
     physical_lines: int = 0
     #: Whether there is anything but line ends.
     has_text: bool = True
-    #: Bytes (as UTF-8) from the start of the trailer record to the end of the file; 0 without one.
+    #: Bytes (of UTF-16: as UTF-8) from the start of the trailer record to the end of the file; 0 without one.
     trailer_bytes: int = 0
+    #: Blank lines among them.
+    blank_below_trailer: int = 0
     #: The count that the trailer states; None without a trailer or where it states none.
     trailer_count: int | None = None
     #: Whether a trailer that counts holds something else than a number there.
@@ -167,7 +170,6 @@ class Preflight:
                          damaged_utf16=not damage and self._wide)  # fmt: skip
         lines = self._lines
         lines.close()
-        trailer_bytes, count, unreadable = self._find_trailer(lines.tail, encoding)
         first_line = re.split(_END, self._text_head, maxsplit=1)[0]
         return Facts(
             gzip=self._unzip is not None,
@@ -178,28 +180,27 @@ class Preflight:
             encoding=encoding,
             physical_lines=lines.ends + (0 if lines.ended else 1) if lines.bytes else 0,
             has_text=lines.has_text,
-            trailer_bytes=trailer_bytes,
-            trailer_count=count,
-            trailer_unreadable=unreadable,
+            **self._find_trailer(lines.tail),
         )
 
-    def _find_trailer(self, tail: bytes, encoding: str | None) -> tuple[int, int | None, bool]:
+    def _find_trailer(self, tail: bytes) -> dict[str, Any]:
+        """What the facts say of the trailer: its size in the bytes that the reader sees, blank lines below included."""
         if self._trailer is None:
-            return 0, None, False
+            return {}
         body = tail.rstrip(b"\r\n")
         start = max(body.rfind(b"\n"), body.rfind(b"\r")) + 1
         line = body[start:].decode("utf-8", "replace")
-        if not line.lstrip('"').startswith(self._trailer):
-            return 0, None, False
-        # The reader sees UTF-8, and bytes of no configured encoding as Latin-1.
-        size = len(tail[start:] if self._wide else tail[start:].decode(encoding or "latin-1").encode())
+        if not line.lstrip(' "').startswith(self._trailer):
+            return {}
+        below = count_line_ends(tail[start:]) - tail.endswith((b"\n", b"\r"))
+        found = {"trailer_bytes": len(tail) - start, "blank_below_trailer": below}
         if self._count_field is None:
-            return size, None, False
+            return found
         fields = [field.strip().strip('"') for field in line.split(self._delimiter)]
         stated = fields[self._count_field - 1] if len(fields) >= self._count_field else ""
         if not re.fullmatch(r"[0-9]{1,12}", stated):
-            return size, None, True
-        return size, int(stated), False
+            return found | {"trailer_unreadable": True}
+        return found | {"trailer_count": int(stated)}
 
 
 class _Lines:

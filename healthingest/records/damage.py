@@ -25,34 +25,43 @@ REJECTED_SCHEMA = pl.Schema(
         "found_fields": pl.Int32(),
     }
 )
-#: From so many columns on, one line with as many fields as the header is no accident within a text.
+#: From so many columns on, lines with about as many fields as the header are no accident within a text.
 _WIDE = 8
+#: How far from the header's width a swallowed record may be that was malformed itself.
+_NEAR = 2
 
 
 def holds_records(fields: Sequence[bytes], width: int, delimiter: bytes, required: Sequence[int]) -> bool:
     """Whether a field with line ends in it holds whole records: a stray quote has swallowed them.
 
-    Nothing tells such a field from a text that looks like it. So the lines must make records of exactly the header's
-    width, were the quotes plain characters: the first with the fields before it, the last with those after it; and
-    in a narrow file the `required` places (0-based) of both must be filled.
+    Nothing tells such a field from a text that looks like it. So its lines must make records, were the quotes plain
+    characters: the first with the fields before it, the last with those after it, both as wide as the header. In a
+    wide file a line between, or behind a whole first one, tells enough if it is about that wide; in a narrow one the
+    `required` places (0-based) of both records must be filled as well.
     """
     if width < 3:  # noqa: PLR2004 - with two columns any comma in a text would look like a record
         return False
     return any(
         _swallowed(fields, place, width, delimiter, required)
-        for place, field in enumerate(fields)
+        for place, field in enumerate(fields[: 2 * width])
         if b"\n" in field or b"\r" in field
     )
 
 
 def _swallowed(fields: Sequence[bytes], place: int, width: int, delimiter: bytes, required: Sequence[int]) -> bool:
-    first, *middle, last = (part.split(delimiter) for part in LINE_END.split(fields[place]))
-    if width >= _WIDE and any(len(part) == width for part in middle):
-        return True
-    records = [[*fields[:place], *first], [*last, *fields[place + 1 :]]]
-    if any(len(record) != width for record in records):
+    lines = LINE_END.split(fields[place])
+    after = len(fields) - place - 1
+    first, last = place + 1 + lines[0].count(delimiter), lines[-1].count(delimiter) + 1 + after
+    if width >= _WIDE:
+        between = [line.count(delimiter) + 1 for line in lines[1:-1]]
+        if any(abs(count - width) <= (_NEAR if first == width else 0) for count in between):
+            return True
+        # In the last column every first line is whole: then the last line alone has to tell.
+        return first == width and (last == width or (abs(last - width) <= _NEAR and lines[-1].count(delimiter) > 0))
+    if (first, last) != (width, width):
         return False
-    return width >= _WIDE or all(record[at].strip() for record in records for at in required)
+    records = [[*fields[:place], *lines[0].split(delimiter)], [*lines[-1].split(delimiter), *fields[place + 1 :]]]
+    return all(record[at].strip() for record in records for at in required)
 
 
 def undecodable(fields: Sequence[bytes], encoding: str) -> list[int]:

@@ -18,7 +18,9 @@ from healthingest.records.streams import ByteSource, read_up_to
 #: Bytes of the longest record; of a longer one only the first `KEPT` bytes are kept, and it is rejected.
 LIMIT = 8 << 20
 KEPT = 1 << 20
-_BLOCK = 24 << 20
+_BLOCK, _FIRST = 24 << 20, 2 << 20
+#: Records that a block should hold about, and a frame at most once and a half.
+RECORDS = 200_000
 #: A physical line's end.
 LINE_END = re.compile(rb"\r\n|\n|\r")
 _CR, _LF = 13, 10
@@ -58,16 +60,18 @@ class Framer:
 
     def __iter__(self) -> Iterator[Frame]:
         """Yield all records in order."""
-        carry, at_end = b"", False
+        carry, at_end, size = b"", False, min(_BLOCK, _FIRST)
         while not at_end:
-            fresh = read_up_to(self._source, _BLOCK)
-            at_end = len(fresh) < _BLOCK
+            fresh = read_up_to(self._source, size)
+            at_end = len(fresh) < size
             # The \n that belongs to a last \r may be the next byte.
             held = b"\r" if fresh.endswith(b"\r") and not at_end else b""
             buffer = carry + fresh.removesuffix(held)
             cut = self._grammar.cut(buffer, at_end=at_end)
             if len(cut.nexts):
-                yield self._frame(buffer, cut)
+                yield from _in_parts(self._frame(buffer, cut))
+                # Short records need memory by their number, not by their bytes.
+                size = min(_BLOCK, max(_FIRST, len(buffer) * RECORDS // len(cut.nexts)))
             carry = buffer[cut.nexts[-1] if len(cut.nexts) else 0 :] + held
             if len(carry) > LIMIT and not at_end:
                 frame, carry = self._skip_long(carry)
@@ -117,6 +121,20 @@ class Framer:
         start, end, line_no, height = (np.array([value], np.int64) for value in (0, len(kept), self._line, lines))
         self._line += lines
         return Frame(kept, start, end, line_no, height, {0: fault})
+
+
+def _in_parts(frame: Frame) -> Iterator[Frame]:
+    """The frame, in several where it holds too many records."""
+    count = len(frame.starts)
+    if count <= RECORDS + RECORDS // 2:
+        yield frame
+        return
+    for first in range(0, count, RECORDS):
+        part = slice(first, min(first + RECORDS, count))
+        offset, end = int(frame.starts[first]), int(frame.ends[part.stop - 1])
+        faults = {at - first: fault for at, fault in frame.faults.items() if first <= at < part.stop}
+        starts, ends = frame.starts[part] - offset, frame.ends[part] - offset
+        yield Frame(frame.data[offset:end], starts, ends, frame.line_nos[part], frame.lines[part], faults)
 
 
 @dataclass(frozen=True)

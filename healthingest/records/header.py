@@ -48,10 +48,14 @@ def read_header(stream: ByteSource, client: Client, encodings: list[str]) -> tup
     """
     source = client.config.source
     head = read_up_to(stream, _LIMIT)
+    if head.endswith(b"\r"):  # its \n may be the next byte
+        head += read_up_to(stream, 1)
     at = _after_lines(head, source.skip_lines)
     blank = 0
     while ended := LINE_END.match(head, at):
         at, blank = ended.end(), blank + 1
+    if not source.header and at == len(head) >= _LIMIT:
+        raise DeliveryError("header", "There is no record within the first MiB, the limit; send the file whole.")
     if not source.header:
         names, height = list(source.names or ()), 0
     else:
@@ -86,7 +90,7 @@ def _after_lines(head: bytes, count: int) -> int:
 
 def _first_record(head: bytes, at: int, grammar: Grammar) -> tuple[bytes, int]:
     if at == len(head):
-        raise DeliveryError("header", "There is no header below the leading lines; send the file whole.")
+        raise DeliveryError("header", "There is no header within the first MiB, the limit; send the file whole.")
     end, fault = grammar.record_end(head, at, at_end=len(head) < _LIMIT)
     if end is None:
         raise DeliveryError(

@@ -122,7 +122,7 @@ class RecordReader:
         for frame in framer:
             if len(frame.starts):
                 yield self._batch(frame, header)
-        self._blank_lines = framer.blank_lines + header.blank_lines
+        self._blank_lines = framer.blank_lines + header.blank_lines + self.facts.blank_below_trailer
         self._check_trailer()
         self._check_lines()
 
@@ -159,7 +159,9 @@ class RecordReader:
         if self.facts.wide:
             return ["utf-8"]
         said = self.client.config.source.encodings
-        return ["utf-8", *(name for name in said if name != "utf-8")] if self.facts.bom else said
+        if not self.facts.bom:
+            return said
+        return ["utf-8", *(name for name in said if not name.startswith(("utf-8", "utf-16")))]
 
     @cached_property
     def _grammar(self) -> Grammar:
@@ -366,7 +368,7 @@ def _traits(table: pa.Table) -> list[Traits]:
 
 def _repeats_header(cells: pl.DataFrame, header: Header) -> pl.Series:
     """Which rows are the header again: in the middle of a file it is no record."""
-    first = cells["c0"].is_in([header.names[0], _MARK + header.names[0]])
+    first = cells["c0"].fill_null("").is_in([header.names[0], _MARK + header.names[0]])
     if not header.height or not first.any():
         return pl.repeat(value=False, n=cells.height, eager=True)
     others = [pl.col(f"c{place}").fill_null("") == name for place, name in enumerate(header.names) if place]

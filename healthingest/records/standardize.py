@@ -126,7 +126,9 @@ def standardize(rows: pl.DataFrame, client: Client, traits: Mapping[str, Traits]
     def of_column(column: Column) -> list[pl.Series]:
         source = client.column_source(column.name)
         trait = known.get(column.name, ANY)
-        cleaned = adjust(clean(frame[column.name], nothing, trait), source)
+        cleaned = clean(frame[column.name], nothing, trait)
+        if source != ColumnSource(to=source.to, date_formats=source.date_formats):
+            cleaned = clean(adjust(cleaned, source), nothing)  # what is put in or uncovered is text like any other
         if not trait & Traits.CONTROL and not (source.map or source.default):
             control = pl.repeat(value=False, n=len(cleaned), eager=True)
         else:

@@ -7,10 +7,11 @@ become (`standardize`).
 import polars as pl
 
 from healthingest.contracts.clients import Client
-from healthingest.contracts.hooks import Hook
+from healthingest.contracts.hooks import ROW, Hook
 from healthingest.contracts.source import Transform
 from healthingest.errors import PermanentError
 from healthingest.records.header import normal_header
+from healthingest.records.standardize import clean
 
 #: Prefix of columns of the file that only transforms read.
 SOURCE = "source:"
@@ -33,6 +34,8 @@ def transform(rows: pl.DataFrame, client: Client) -> pl.DataFrame:
     Raises:
         HookError: a hook threw or returned something else than it must; never with what it said.
     """
+    nothing = ["", *client.config.source.null_values]
+    rows = rows.with_columns(clean(rows[c], nothing) for c in rows.columns if c.startswith(SOURCE))
     for step in client.config.transform:
         if step.hook is not None:
             rows = _hooked(rows, client.hooks[step.hook], step.to)
@@ -44,9 +47,8 @@ def transform(rows: pl.DataFrame, client: Client) -> pl.DataFrame:
 
 
 def _concatenated(step: Transform) -> pl.Expr:
-    parts = [pl.col(source_column(name)).str.strip_chars() for name in step.concat or ()]
-    filled = [pl.when(part != "").then(part) for part in parts]
-    joined = pl.concat_str(filled, separator=step.separator, ignore_nulls=True)
+    parts = [pl.col(source_column(name)) for name in step.concat or ()]
+    joined = pl.concat_str(parts, separator=step.separator, ignore_nulls=True)
     return pl.when(joined != "").then(joined)
 
 
@@ -58,12 +60,7 @@ def _split(step: Transform) -> list[pl.Expr]:
 def _hooked(rows: pl.DataFrame, hook: Hook, columns: list[str]) -> pl.DataFrame:
     absent = [pl.lit(None, pl.String).alias(column) for column in columns if column not in rows.columns]
     rows = rows.with_columns(absent)
-    given = rows.select(columns)
-    try:
-        made = hook.transform(given)
-        wrong = hook.objection(given, made)
-    except Exception as error:  # noqa: BLE001 - its text may hold values
-        wrong = f"it throws {type(error).__name__}"
+    made, wrong = hook.run(rows.select(ROW, *columns))
     if wrong:
         raise HookError(f"The hook {hook.name} failed on this delivery: {wrong}. Mend it as a new version.") from None
     return rows.with_columns(made.get_columns())

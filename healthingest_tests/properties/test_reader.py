@@ -30,6 +30,7 @@ def blocks_of(size: int, limit: int = frame_module.LIMIT) -> Iterator[None]:
     """Let the framer read in blocks of this size: what stands at their edges must not matter."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(frame_module, "_BLOCK", size)
+        patch.setattr(frame_module, "RECORDS", 2 if size < 9 else 200_000)
         patch.setattr(frame_module, "LIMIT", limit)
         patch.setattr(frame_module, "KEPT", min(limit, frame_module.KEPT))
         yield

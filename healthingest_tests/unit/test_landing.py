@@ -321,7 +321,7 @@ def test_a_trailer_is_found_with_its_count(end: str) -> None:
 def test_a_trailers_bytes_are_counted_as_the_reader_will_see_them() -> None:
     data = "a,b\né,2\nTRAILER,1,Société\n".encode("cp1252")
     facts = facts_of(data, encodings=("utf-8", "cp1252"), trailer="TRAILER", count_field=2)
-    assert facts.trailer_bytes == len("TRAILER,1,Société\n".encode())
+    assert facts.trailer_bytes == len("TRAILER,1,Société\n".encode("cp1252"))
 
 
 def test_a_trailer_that_states_no_number_is_refused() -> None:

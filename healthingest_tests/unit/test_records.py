@@ -460,6 +460,59 @@ def test_a_broken_quote_in_a_record_over_the_limit_is_only_too_large(monkeypatch
     assert sorted(result.accepted) == [1, 3]
 
 
+@pytest.mark.parametrize("swallowed", ["{},x", "{}", "{},x,y"])
+@pytest.mark.parametrize("count", [1, 2, 5])
+def test_swallowed_records_that_were_malformed_themselves_are_found_too(swallowed: str, count: int) -> None:
+    cut = [swallowed.format(line(f"N{n}").rsplit(",", 1)[0]) for n in range(count)]
+    cut[-1] += '"'
+    lines = [line("M1") + ",", line("M2") + ',"oops', *cut, line("M4") + ","]
+    result = check(csv_of(*lines, header=HEADER + ",notes"))
+    assert result.reasons == {2: {(None, "swallowed_records", "swallowed_records")}}
+    assert result.lines == {2: (3, count + 1)}
+    assert [row["member_id"] for row in result.accepted.values()] == ["M1", "M4"]
+
+
+def test_a_note_of_several_lines_in_the_last_column_is_text() -> None:
+    notes = ['"first line\nsecond, with a comma\nthird"', '"a\nb"', '"a, b, c\n"', '"\n\n"']
+    result = check(csv_of(*(line(f"M{n}") + "," + note for n, note in enumerate(notes)), header=HEADER + ",notes"))
+    assert len(result.accepted) == 4
+
+
+def test_many_quoted_line_ends_in_one_record_are_looked_at_once() -> None:
+    result = check(csv_of(line("M1")).encode() + b'"\n",' * 100_000 + b"\n")
+    assert rules(result, 2) == {"too_many_fields"}
+    assert result.lines[2] == (3, 100_001)
+
+
+@pytest.mark.parametrize("source", [{"encoding": "latin-1"}, {"encoding": ["utf-8", "cp1252"]}, {}])
+def test_a_trailer_with_accents_costs_the_last_record_nothing(source: dict[str, object]) -> None:
+    client = plain_client(source=source | {"trailer": {"starts_with": "TRAILER", "count_field": 2}})
+    bad = line("M1", last_name="?").encode().replace(b"?", b"\xff")
+    for trailer in ("TRAILER,2,éééééééé".encode(), "TRAILER,2,éééééééé".encode("latin-1")):
+        result = check(b"\n".join([HEADER.encode(), bad, line("M2").encode(), trailer, b""]), client)
+        assert result.accepted[2]["email"] == "ada@example.com"
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_blank_lines_below_a_trailer_are_counted(end: str) -> None:
+    client = plain_client(source={"trailer": {"starts_with": "TRAILER", "count_field": 2}})
+    result = check(csv_of(line("M1"), "TRAILER,1", "", "", end=end), client)
+    assert (result.counts.trailer_lines, result.counts.blank_lines, result.counts.records) == (1, 2, 1)
+
+
+def test_a_header_that_ends_at_the_limit_of_its_buffer_is_read() -> None:
+    header = HEADER + ","
+    header += "x" * ((1 << 20) - 1 - len(header))
+    result = check(csv_of(line("M1") + ",z", header=header, end="\r\n"))
+    assert result.counts.records == 1
+    assert "1 MiB" not in str(result.counts)
+
+
+def test_a_repeated_header_is_known_also_if_its_first_name_is_empty() -> None:
+    result = check(csv_of("0," + line("M1"), "," + HEADER, "1," + line("M2"), header="," + HEADER))
+    assert (result.counts.records, result.counts.header_lines, result.counts.rejected) == (2, 2, 0)
+
+
 def test_a_quote_within_an_unquoted_field_is_text() -> None:
     result = check(csv_of(line("M1", address='12 Main 6" pipe'), line("M2", address='a"b"c'), line("M3")))
     assert [row["address"] for row in result.accepted.values()] == ['12 Main 6" pipe', 'a"b"c', "12 Main St"]

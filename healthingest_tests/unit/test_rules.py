@@ -188,8 +188,8 @@ def test_the_profile_counts_rules_pairs_and_filled_columns() -> None:
         ("source:\n  header: false", 2, "names"),
         ("source:\n  names: [a]", 2, "header: false"),
         ("source:\n  encoding: [utf-8, utf-16]", 3, "alone"),
-        ("source:\n  encoding: shift_jis", 3, "ASCII"),
-        ("source:\n  encoding: utf-7", 3, "ASCII"),
+        ("source:\n  encoding: shift_jis", 3, "one-byte"),
+        ("source:\n  encoding: utf-7", 3, "one-byte"),
         ("columns:\n  A: {to: city, zip_repair: true}", 3, "ZIP"),
         ("columns:\n  A: {to: city, date_formats: '%Y-%m-%d'}", 3, "dates"),
         ("columns:\n  A: {to: city, case: camel}", 3, "'upper'"),
@@ -199,6 +199,23 @@ def test_the_profile_counts_rules_pairs_and_filled_columns() -> None:
         ("transform:\n  - {split: A, concat: [A, B], to: [city, state]}", 3, "exactly one of"),
         ("transform:\n  - {split: A, to: [city, state]}\n  - {concat: [C, D], to: city}", 4, "two steps make city"),
         ("transform:\n  - {hook: nope/1, to: city}", 3, "hooks/nope/1.py"),
+        ("transform:\n  - {split: A, to: [city, city]}", 3, "twice"),
+        ("rules:\n  - {id: dob.not_ahead, column: dob, not_blank: true}", 3, "built in"),
+        ("rules:\n  - {id: encoding, column: dob, not_blank: true}", 3, "built in"),
+        ("rules:\n  - {id: dob.range, column: city, not_blank: true}", 3, "contract's rule of dob"),
+        ("rules:\n  - {id: a, column: state, in: [Massachusetts]}", 3, "never a standard value of state"),
+        ("rules:\n  - {id: a, column: city, not_blank: true, when: {column: gender, in: [Male]}}", 3, "of gender"),
+        ("rules:\n  - {id: a, column: dob, between: {min: '2020-01-01', max: '1900-01-01'}}", 3, "min is after max"),
+        ("rules:\n  - {id: a, column: dob, between: {max: 'creation_date + 8000y'}}", 3, "creation_date - 120y"),
+        ("rules:\n  - {id: a, column: city, length: {max: -1}}", 3, "whole number"),
+        ("rules:\n  - {id: a, column: city, number: {min: '5'}}", 3, "write a number"),
+        ("rules:\n  - {id: a, column: city, unique: {with: [city]}}", 3, "with itself"),
+        ("rules:\n  - {id: a, column: city, unique: maybe}", 3, "write true"),
+        ("source:\n  delimiter: M", 3, "one ASCII character"),
+        ("source: {header: false, names: [a, a]}", 2, "twice"),
+        ("source:\n  header: 0", 3, "boolean"),
+        ("source:\n  encoding: iso2022_jp", 3, "cannot be read"),
+        ("source:\n  encoding: unicode_escape", 3, "cannot be read"),
         ("quality: {min_records: 9, max_records: 1}", 2, "no file would pass"),
         ("quality: {max_volume_change: 0}", 2, "greater than 0"),
     ],
@@ -227,7 +244,7 @@ def test_columns_are_concatenated_and_split_before_anything_is_checked() -> None
     )
     text = csv_of(
         'M1,"King, Ada, Countess",1980-12-10,12 Main,Apt 3,MA', "M2,Cher,1980-12-10,12 Main,,MA",
-        'M3,"B, A",1980-12-10,,,MA', header=PEOPLE,
+        'M3,"B, A",1980-12-10,N/A,NULL,MA', header=PEOPLE,
     )  # fmt: skip
     result = check(text, client)
     assert [(r["last_name"], r["first_name"], r["address"]) for r in result.accepted.values()] == [
@@ -313,6 +330,10 @@ def test_a_hook_that_was_changed_in_place_stops_the_deliveries_pinned_to_it(home
     [
         ("def transform(frame):\n    raise ValueError(str(frame.rows()))\n", "throws ValueError"),
         ("def transform(frame):\n    return frame.head(0)\n", "another number of records"),
+        ("def transform(frame):\n    return frame.reverse()\n", "another order"),
+        ("def transform(frame):\n    raise SystemExit\n", "throws SystemExit"),
+        ("import sys\nsys.exit(3)\n", "does not load"),
+        ("def transform(frame):\n    raise pl.exceptions.PanicException\n", "throws PanicException"),
         ("def transform(frame):\n    return frame.rename({'member_id': 'x'})\n", "other columns"),
         ("def transform(frame):\n    return 7\n", "does not return a frame"),
         ("transform = 3\n", "no function transform"),
@@ -325,6 +346,18 @@ def test_a_bad_hook_is_refused_when_the_config_is_loaded(home: Platform, text: s
     (problem,) = configure(home, WITH_HOOK).clients.problems
     assert words in str(problem)
     assert "acme.yaml:3, key 'transform.0.hook'" in str(problem)
+
+
+@pytest.mark.parametrize("error", ["SystemExit", "pl.exceptions.PanicException", "KeyboardInterrupt.__base__"])
+def test_whatever_a_hook_throws_or_prints_on_a_delivery_stays_with_it(
+    home: Platform, capfd: pytest.CaptureFixture[str], error: str
+) -> None:
+    ids = "frame['member_id']"
+    told = f"    if {ids}.null_count() == 0:\n        print({ids}[0])\n        raise {error}({ids}[0])\n"
+    hook(home, f"def transform(frame):\n{told}    return frame\n")
+    outcome = deliver(configure(home, WITH_HOOK), "acme_20250106.csv", csv_of(line("SECRET7")))
+    assert (outcome.status, outcome.error_kind) == ("failed", "hook")
+    assert "SECRET7" not in "".join([outcome.message or "", *capfd.readouterr()])
 
 
 def test_a_hook_that_fails_on_a_delivery_fails_it_and_tells_no_value(home: Platform) -> None:
