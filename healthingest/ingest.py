@@ -7,30 +7,31 @@ projection of that commit. The order of steps was found by breaking every other 
 import logging
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, date, datetime
 from pathlib import Path
+from typing import Any
 
 import polars as pl
-from deltalake.exceptions import CommitFailedError
 
-from healthingest.contracts.clients import Client
-from healthingest.errors import AccountingError, ConfigError, PermanentError, UnroutableError
+from healthingest.decide import Candidate, decide, recorded
+from healthingest.errors import ConfigError, PermanentError, UnroutableError
 from healthingest.lake.delta import retry
-from healthingest.lake.silver import APPLIED, CHANGED, GONE, HELD, NEW, Snapshot
+from healthingest.lake.silver import HELD, Snapshot
 from healthingest.landing.names import printable
 from healthingest.members import check_delivery, members_of
 from healthingest.model import Counts, Delivery, Outcome, Profile, Status
 from healthingest.platform import Platform
-from healthingest.quality import Judgement, judge_quality
-from healthingest.records.check import Checked
+from healthingest.quality import judge_quality
 from healthingest.report.write import write_report
-from healthingest.supersede import Slot, left_behind, silver_rows
 
 log = logging.getLogger(__name__)
 OnStage = Callable[[str], None]
+#: At most so much shares one commit: it bounds memory, and what a crash repeats.
+_BATCH_FILES = 64
+_BATCH_BYTES = 32 * 1024 * 1024
 
 
 def register(platform: Platform, path: Path) -> Delivery:
@@ -45,9 +46,8 @@ def register(platform: Platform, path: Path) -> Delivery:
 
 def deliveries(platform: Platform, client_id: str, creation_date: date) -> list[Delivery]:
     """Deliveries of one partition that are in bronze, in the order of the sequence."""
-    found = (r.delivery for r in platform.lake.bronze.of_client(client_id))
-    mine = [d for d in found if d.creation_date == creation_date]
-    return sorted(mine, key=lambda d: (d.suffix, d.file_name, d.delivery_no))
+    found = [r.delivery for r in platform.lake.bronze.of_client(client_id, creation_date)]
+    return sorted(found, key=lambda d: (d.suffix, d.file_name, d.delivery_no))
 
 
 def record_unroutable(platform: Platform, path: Path, error: UnroutableError, *, run_id: str) -> bool:
@@ -63,152 +63,153 @@ def record_unroutable(platform: Platform, path: Path, error: UnroutableError, *,
 
 
 def ingest(platform: Platform, delivery: Delivery, *, run_id: str, on_stage: OnStage | None = None) -> Outcome:
-    """Bring a registered delivery to its end state, or report the one it has.
+    """Bring a registered delivery to its end state, or report the one it has; `ingest_many` of one."""
+    return ingest_many(platform, [delivery], run_id=run_id, on_stage=on_stage)[0]
 
+
+def ingest_many(
+    platform: Platform, deliveries: Sequence[Delivery], *, run_id: str, on_stage: OnStage | None = None
+) -> list[Outcome]:
+    """Bring registered deliveries to their end states, or report those they have, in the order given.
+
+    Deliveries of one client that follow each other share commits; a name that comes several times keeps its order.
     Bad data never raises: the outcome says succeeded, held or failed. Raises KeyringError, ContentionError and
     OSError, after which the same call may be made again.
     """
-    started, stages = datetime.now(UTC), Stages(on_stage)
-    lake = platform.lake
-    decided = lake.silver.exists() and Snapshot(lake.silver.snapshot(), delivery.client_id).state(delivery.file_id)
-    if decided:
-        return _recorded(platform, delivery, decided, run_id=run_id, started_at=started)
-    try:
-        outcome = _attempt(platform, delivery, run_id, stages)
-    except (PermanentError, ConfigError) as error:
-        outcome = Outcome(delivery, "failed", fresh=True, error_kind=error.kind, message=str(error))
+    outcomes: dict[str, Outcome] = {}
+    for batch in _batches([*_earlier_of_slots(platform, deliveries), *deliveries]):
+        outcomes |= {o.delivery.file_id: o for o in _ingest_batch(platform, batch, run_id, on_stage)}
+    return [outcomes[d.file_id] for d in deliveries]
+
+
+def _earlier_of_slots(platform: Platform, deliveries: Sequence[Delivery]) -> list[Delivery]:
+    """Deliveries of the same names that came before these and have not ended: they are decided first.
+
+    So that whether a re-sent file is held depends on its name's deliveries alone, not on the order of the work.
+    """
+    bronze, given = platform.lake.bronze, {d.file_id for d in deliveries}
+    earlier = [
+        found.delivery
+        for d in deliveries if d.delivery_no > 1
+        for number, file_id in sorted(bronze.slot(d.client_id, d.file_name).items())
+        if number < d.delivery_no and file_id not in given and (found := bronze.find(d.client_id, file_id))
+    ]  # fmt: skip
+    if not earlier:
+        return []
+    ended = platform.lake.audit.decided([d.file_id for d in earlier])
+    return [d for d in earlier if d.file_id not in ended]
+
+
+def _batches(deliveries: Sequence[Delivery]) -> Iterator[list[Delivery]]:
+    """Consecutive deliveries that may share a commit: one client and contract, each of another name, none re-sent."""
+    batch: list[Delivery] = []
+    for delivery in deliveries:
+        size = sum(d.file_bytes for d in batch) + delivery.file_bytes
+        alike = batch and (batch[0].client_id, batch[0].contract) == (delivery.client_id, delivery.contract)
+        alone = delivery.delivery_no > 1 or any(d.delivery_no > 1 or d.file_name == delivery.file_name for d in batch)
+        if batch and (not alike or alone or size > _BATCH_BYTES or len(batch) >= _BATCH_FILES):
+            yield batch
+            batch = []
+        batch.append(delivery)
+    if batch:
+        yield batch
+
+
+def _ingest_batch(
+    platform: Platform, batch: Sequence[Delivery], run_id: str, on_stage: OnStage | None
+) -> list[Outcome]:
+    started, stages, lake = datetime.now(UTC), Stages(on_stage), platform.lake
+    states = _states(platform, batch)
+    rows = lake.audit.rows([d.file_id for d in batch if states[d.file_id]])
+    ended = [
+        _recorded(platform, d, states[d.file_id], rows.get(d.file_id), run_id=run_id, started_at=started)
+        for d in batch if states[d.file_id]
+    ]  # fmt: skip
+    undecided = [d for d in batch if not states[d.file_id]]
+    if not undecided:
+        return ended
+    outcomes = _attempt(platform, undecided, run_id, stages)
     with stages("audit"):
-        fresh = lake.audit.put(outcome, run_id=run_id, started_at=started)
+        written = lake.audit.put(outcomes, run_id=run_id, started_at=started)
     with stages("report"):
-        _report(platform, delivery)
-    outcome = replace(outcome, fresh=fresh, stages=dict(stages.seconds))
-    log.info("%s %s: %s of %s records accepted, %.1f s", delivery.file_name, outcome.status, outcome.counts.accepted,
-             outcome.counts.records, sum(outcome.stages.values()))  # fmt: skip
-    return outcome
+        _report(platform, [o.delivery for o in outcomes])
+    seconds = {stage: total / len(outcomes) for stage, total in stages.seconds.items()}
+    for o in outcomes:
+        log.info("%s %s: %s of %s records accepted, %.1f s", o.delivery.file_name, o.status, o.counts.accepted,
+                 o.counts.records, sum(seconds.values()))  # fmt: skip
+    return ended + [replace(o, fresh=o.delivery.file_id in written, stages=dict(seconds)) for o in outcomes]
 
 
-def _report(platform: Platform, delivery: Delivery) -> None:
-    """Draw the delivery's page; it decides nothing, so that nothing about it may fail the delivery."""
+def _states(platform: Platform, batch: Sequence[Delivery]) -> dict[str, int | None]:
+    """What silver's log says of each delivery: HELD, APPLIED, or None."""
+    silver = platform.lake.silver
+    if not silver.exists():
+        return dict.fromkeys((d.file_id for d in batch), None)
+    snapshot = Snapshot(silver.snapshot(), batch[0].client_id)
+    return {d.file_id: snapshot.state(d.file_id) for d in batch}
+
+
+def _report(platform: Platform, deliveries: Sequence[Delivery]) -> None:
+    """Draw the deliveries' pages; they decide nothing, so that nothing about them may fail a delivery."""
     try:
-        write_report(platform, delivery.client_id, delivery.file_id)
+        write_report(platform, deliveries[0].client_id, [d.file_id for d in deliveries])
     except Exception as error:  # noqa: BLE001 - whatever a disk or a template may raise
-        log.warning("%s: no report was written (%s); make it with healthingest report.", delivery.file_name,
+        log.warning("%s: no report was written (%s); make it with healthingest report.", deliveries[0].client_id,
                     type(error).__name__)  # fmt: skip
 
 
-def _attempt(platform: Platform, delivery: Delivery, run_id: str, stages: "Stages") -> Outcome:
-    lake = platform.lake
+def _attempt(platform: Platform, batch: Sequence[Delivery], run_id: str, stages: "Stages") -> list[Outcome]:
+    """Check each delivery, then quarantine, sight and decide those that can be read, together."""
+    lake, failed = platform.lake, {}
+    candidates: list[Candidate] = []
+    rejected: list[tuple[Delivery, pl.DataFrame]] = []
+    for delivery in batch:
+        try:
+            candidate, refused = _check(platform, delivery, candidates, stages)
+        except (PermanentError, ConfigError) as error:
+            failed[delivery.file_id] = _failed(delivery, error)
+        else:
+            candidates.append(candidate)
+            rejected.append((delivery, refused))
+    with stages("quarantine"):
+        lake.quarantine.put(rejected, platform.keyring, run_id)
+    with stages("sight"):
+        lake.sightings.put((c.delivery, c.members) for c in candidates)
+    try:
+        decisions = retry(lambda: decide(platform, candidates, stages)) if candidates else {}
+    except (PermanentError, ConfigError) as error:
+        failed |= {c.delivery.file_id: _failed(c.delivery, error) for c in candidates}
+        decisions = {}
+    ended = {c.delivery.file_id: decisions[c.delivery.file_id].of(c.outcome) for c in candidates if decisions}
+    return [(ended | failed)[d.file_id] for d in batch]
+
+
+def _check(
+    platform: Platform, delivery: Delivery, before: Sequence[Candidate], stages: "Stages"
+) -> tuple[Candidate, pl.DataFrame]:
+    """A delivery as silver can compare it, and its rejected records."""
     client = platform.pinned_client(delivery)
     checked = check_delivery(platform, delivery, client, stages.add)
     quality = client.config.quality
-    judged = judge_quality(quality, checked.counts, delivery, lake.audit)
+    alongside = [(c.delivery, c.outcome.counts.records) for c in before]
+    judged = judge_quality(quality, checked.counts, delivery, platform.lake.audit, alongside)
     outcome = Outcome(
         delivery, "succeeded", fresh=True, counts=checked.counts, max_invalid_ratio=quality.max_invalid_ratio,
         profile=checked.profile, file_breaches=judged.file,
     )  # fmt: skip
-    with stages("quarantine"):
-        lake.quarantine.put(delivery, checked.rejected, platform.keyring, run_id)
     with stages("tokenise"):
         members = members_of(platform, delivery, client, checked)
-    with stages("sight"):
-        seen = members.select("member_token", "sequence", content_hash="_content_hash")
-        lake.sightings.put(delivery, seen)
-    decided = retry(lambda: _decide(platform, delivery, client, outcome, members, stages, hold=judged.holds))
-    return replace(
-        outcome, status="held" if decided.held else "succeeded", counts=decided.counts, silver_version=decided.version,
-        error_kind="held" if decided.held else None, message=_message(judged, checked, decided),
-    )  # fmt: skip
+    return Candidate(outcome, client, members, judged, len(checked.extra_columns)), checked.rejected
 
 
-@dataclass(frozen=True)
-class Decision:
-    """What one snapshot of silver led to."""
-
-    counts: Counts
-    version: int
-    held: bool
-    #: Members that only the superseded delivery named: those that fell back to another one, and those without one.
-    fell_back: int = 0
-    gone: int = 0
+def _failed(delivery: Delivery, error: PermanentError | ConfigError) -> Outcome:
+    return Outcome(delivery, "failed", fresh=True, error_kind=error.kind, message=str(error))
 
 
-def _decide(
-    platform: Platform, delivery: Delivery, client: Client, outcome: Outcome, members: pl.DataFrame,
-    stages: "Stages", *, hold: bool,
-) -> Decision:  # fmt: skip
-    """Compare with one snapshot of silver and commit against it; on conflict everything is read again."""
-    lake = platform.lake
-    with stages("compare"):
-        snapshot = lake.silver.for_client(client.client_id, client.contract)
-        if snapshot.state(delivery.file_id):  # another worker was faster: its commit holds the truth
-            decision = lake.silver.decision(delivery.file_id)
-            if decision is None:
-                raise PermanentError("Silver's log does not say how this delivery was decided; run it again.")
-            return Decision(Counts(**decision["counts"]), decision["version"], decision["state"] == HELD)
-        slot = Slot(snapshot, lake.bronze, delivery)
-        # Others' sightings after silver's snapshot: the other order lets two workers each overlook the other.
-        changed, counts = _compare(platform, slot, members, outcome.counts)
-        left = left_behind(platform, slot, members)
-        # A file that takes back more than it brings is mostly a truncated one; a person should look first.
-        hold = hold or left.height > members.height
-        if hold:
-            changed, counts, left = changed.clear(), outcome.counts, left.clear()
-    everyone = pl.concat([changed, left], how="diagonal")
-    with stages("vault"):
-        valued = everyone.filter(pl.col("_change") != GONE)
-        parts = _put_values(platform, client, snapshot.number + 1, valued)
-    with stages("silver"):
-        state, rows = HELD if hold else APPLIED, silver_rows(everyone, client)
-        said = {"counts": counts.as_dict(), "state": state, "profile": outcome.profile.as_dict()}
-        try:
-            version = lake.silver.commit(snapshot, delivery, state, rows, said)
-        except CommitFailedError:
-            for part in parts:
-                part.unlink()  # no commit names it
-            raise
-    gone = left.filter(pl.col("_change") == GONE).height
-    return Decision(counts, version, hold, fell_back=left.height - gone, gone=gone)
-
-
-def _put_values(platform: Platform, client: Client, number: int, rows: pl.DataFrame) -> list[Path]:
-    """One vault part per delivery that the rows come from: mostly one, more where members fall back."""
-    groups = client.contract.vaulted
-    return [
-        platform.lake.vault.put(client.client_id, part["_file_id"][0], number, part, groups)
-        for part in rows.select("member_token", "_file_id", *groups).partition_by("_file_id")
-    ]
-
-
-def _compare(platform: Platform, slot: Slot, members: pl.DataFrame, counts: Counts) -> tuple[pl.DataFrame, Counts]:
-    """The members that are new or changed, with `_change`, and the whole accounting."""
-    delivery = slot.delivery
-    if slot.superseded:
-        stale = members.select("member_token")
-    else:
-        own = members.select("member_token", "sequence")
-        stale = platform.lake.sightings.later_than(delivery, own, slot.active)
-    current = members.join(stale, on="member_token", how="anti")
-    known = slot.snapshot.hashes().rename({"_content_hash": "__known"})
-    current = current.join(known, on="member_token", how="left")
-    changed = current.filter(pl.col("__known").is_null() | (pl.col("__known") != pl.col("_content_hash")))
-    change = pl.when(pl.col("__known").is_null()).then(pl.lit(NEW)).otherwise(pl.lit(CHANGED)).alias("_change")
-    changed = changed.with_columns(change).drop("__known")
-    inserted = changed.filter(pl.col("_change") == NEW).height
-    full = replace(
-        counts,
-        duplicates=counts.accepted - members.height,
-        stale=stale.height,
-        unchanged=current.height - changed.height,
-        inserted=inserted,
-        updated=changed.height - inserted,
-    )
-    parts = full.duplicates + full.stale + full.suppressed + full.unchanged + full.inserted + full.updated
-    if parts != full.accepted:
-        raise AccountingError(f"{full.accepted} records were accepted, but {parts} accounted for in silver.")
-    return changed, full
-
-
-def _recorded(platform: Platform, delivery: Delivery, state: int, *, run_id: str, started_at: datetime) -> Outcome:
+def _recorded(
+    platform: Platform, delivery: Delivery, state: int | None, row: Mapping[str, Any] | None, *, run_id: str,
+    started_at: datetime,
+) -> Outcome:  # fmt: skip
     """The outcome of a delivery that an earlier attempt decided; its audit row is written if that attempt died."""
     quality = platform.pinned_client(delivery).config.quality
     status: Status = "held" if state == HELD else "succeeded"
@@ -219,7 +220,6 @@ def _recorded(platform: Platform, delivery: Delivery, state: int, *, run_id: str
         max_invalid_ratio=quality.max_invalid_ratio,
         error_kind="held" if state == HELD else None,
     )
-    row = platform.lake.audit.row(delivery.file_id)
     if row and row["status"] == status:
         counts = Counts(**{name: row[name] or 0 for name in Counts.names()})
         judged = judge_quality(quality, counts, delivery, platform.lake.audit)
@@ -227,46 +227,11 @@ def _recorded(platform: Platform, delivery: Delivery, state: int, *, run_id: str
             outcome, counts=counts, profile=Profile.of(row), file_breaches=judged.file,
             silver_version=row["silver_version"], message=row["message"],
         )  # fmt: skip
-    decision = platform.lake.silver.decision(delivery.file_id)
-    if decision is None:
-        raise PermanentError("Silver's log no longer says how this delivery was decided; rebuild it from bronze.")
-    counts = Counts(**decision["counts"])
-    judged = judge_quality(quality, counts, delivery, platform.lake.audit)
-    outcome = replace(
-        outcome, counts=counts, profile=Profile.of(decision.get("profile", {})), file_breaches=judged.file,
-        silver_version=decision["version"], message=" ".join(_quality_sentences(judged, held=state == HELD)) or None,
-    )  # fmt: skip
-    platform.lake.audit.put(outcome, run_id=run_id, started_at=started_at)
+    decision = recorded(platform, delivery.file_id)
+    judged = judge_quality(quality, decision.counts, delivery, platform.lake.audit)
+    outcome = decision.of(replace(outcome, file_breaches=judged.file))
+    platform.lake.audit.put([outcome], run_id=run_id, started_at=started_at)
     return outcome
-
-
-def _message(judged: Judgement, checked: Checked, decided: Decision) -> str | None:
-    sentences = _quality_sentences(judged, held=decided.held)
-    if decided.held and not judged.holds:
-        sentences.append(
-            "The file would take back more members than it brings, against the earlier delivery of this name; it is "
-            "held and silver is unchanged. Send the whole file."
-        )
-    if decided.fell_back or decided.gone:
-        sentences.append(
-            f"Members that only the earlier delivery of this name had: {decided.gone} were removed, "
-            f"{decided.fell_back} fell back to what other deliveries say."
-        )
-    if not checked.counts.records:
-        sentences.append("The file has a header but no records.")
-    if checked.counts.warned:
-        sentences.append(f"Accepted records with warnings: {checked.counts.warned}.")
-    if checked.extra_columns:
-        count = len(checked.extra_columns)
-        sentences.append(f"The header has {count} column(s) that the contract does not know; they stay in bronze.")
-    return " ".join(sentences) or None
-
-
-def _quality_sentences(judged: Judgement, *, held: bool) -> list[str]:
-    said = [*([judged.ratio] if judged.ratio else []), *judged.file]
-    if held and judged.holds:
-        return [*said, "The delivery is held and silver is unchanged; send a corrected file."]
-    return [*said, "The accepted records are in silver."] if said else []
 
 
 class Stages:

@@ -46,7 +46,20 @@ class Slot:
 
     def active(self, deliveries: pl.DataFrame) -> pl.Series:
         """Which deliveries (file_id, file_name) are active once this one is applied."""
-        return self.snapshot.active(deliveries, self.bronze, applying=self.delivery)
+        return self.snapshot.active(deliveries, self.bronze, applying=[self.delivery])
+
+
+def takes_back_too_much(platform: Platform, slot: Slot, members: pl.DataFrame) -> bool:
+    """Whether a delivery drops more members of the one it replaces than it brings: mostly it is a truncated file.
+
+    Decided by the deliveries of the slot alone, which are decided in their order: what other deliveries say of those
+    members depends on which of them came already, and silver must not.
+    """
+    if slot.earlier is None:
+        return False
+    mine = (pl.col("client_id") == slot.delivery.client_id) & (pl.col("file_id") == slot.earlier)
+    before = platform.lake.sightings.frame(["member_token"], mine)
+    return before.join(members, on="member_token", how="anti").height > members.height
 
 
 def left_behind(platform: Platform, slot: Slot, members: pl.DataFrame) -> pl.DataFrame:

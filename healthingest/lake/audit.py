@@ -4,7 +4,7 @@ A row's rank only rises (failed or unroutable, then held, then succeeded): an at
 another one achieved.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -70,34 +70,9 @@ class Audit(Table):
             configuration={"delta.dataSkippingStatsColumns": "file_id,creation_date,ingestion_time"},
         )
 
-    def put(self, outcome: Outcome, *, run_id: str, started_at: datetime) -> bool:
-        """Record an outcome unless one of the same or a higher rank is recorded; returns whether this call did."""
-        delivery, now = outcome.delivery, datetime.now(UTC)
-        row = {
-            "file_id": delivery.file_id,
-            "client_id": delivery.client_id,
-            "file_name": delivery.file_name,
-            "creation_date": delivery.creation_date,
-            "file_suffix": delivery.suffix,
-            "delivery_no": delivery.delivery_no,
-            "run_id": run_id,
-            "status": outcome.status,
-            "contract": delivery.contract,
-            "config_hash": delivery.config_hash,
-            "content_hmac": delivery.content_hmac,
-            "file_bytes": delivery.file_bytes,
-            **outcome.counts.as_dict(),
-            "invalid_ratio": outcome.counts.invalid_ratio,
-            "max_invalid_ratio": outcome.max_invalid_ratio,
-            **outcome.profile.as_dict(),
-            "error_kind": outcome.error_kind,
-            "message": outcome.message,
-            "started_at": started_at,
-            "ingestion_time": now,
-            "duration_s": (now - started_at).total_seconds(),
-            "silver_version": outcome.silver_version,
-        }
-        return self._raise_to(row, _RANK[outcome.status])
+    def put(self, outcomes: Iterable[Outcome], *, run_id: str, started_at: datetime) -> set[str]:
+        """Record each outcome unless one of the same or a higher rank is recorded; the file ids that this call did."""
+        return self._raise_to([_row(outcome, run_id, started_at) for outcome in outcomes])
 
     def put_unroutable(self, *, file_id: str, file_name: str, file_bytes: int, message: str, run_id: str) -> bool:
         """Record that a landed file belongs to no client or partition; once per file."""
@@ -114,7 +89,7 @@ class Audit(Table):
             "ingestion_time": now,
             "duration_s": 0.0,
         }
-        return self._raise_to(row, _RANK["unroutable"])
+        return bool(self._raise_to([row]))
 
     def decided(self, file_ids: Collection[str]) -> dict[str, Status]:
         """file_id -> status of those deliveries that have a row."""
@@ -123,26 +98,74 @@ class Audit(Table):
 
     def row(self, file_id: str) -> dict[str, Any] | None:
         """The row of one delivery, column -> value; None if it has none."""
-        rows = self.frame(None, pl.col("file_id") == file_id).to_dicts()
-        return rows[0] if rows else None
+        return self.rows([file_id]).get(file_id)
 
-    def _raise_to(self, row: Mapping[str, object], rank: int) -> bool:
-        rows = pl.DataFrame([row], schema=SCHEMA)
-        app_id = f"audit/{row['file_id']}"
+    def rows(self, file_ids: Collection[str]) -> dict[str, dict[str, Any]]:
+        """file_id -> row (column -> value) of those deliveries that have one."""
+        rows = self.frame(None, pl.col("file_id").is_in(list(file_ids))).to_dicts() if file_ids else []
+        return {row["file_id"]: row for row in rows}
+
+    def _raise_to(self, rows: Sequence[Mapping[str, Any]]) -> set[str]:
+        """Write those rows that are new in one commit, and replace those that outrank what is known."""
+        wanted = {row["file_id"]: row for row in rows}
+
+        def attempt() -> set[str]:
+            table = self.snapshot()
+            known = {file_id: table.transaction_version(_app_id(file_id)) for file_id in wanted}
+            new = [row for file_id, row in wanted.items() if known[file_id] is None]
+            if new:
+                ranks = {_app_id(row["file_id"]): _RANK[row["status"]] for row in new}
+                frame = pl.DataFrame(new, schema=SCHEMA)
+                write_deltalake(table, frame, mode="append", writer_properties=ZSTD, commit_properties=commit(ranks))
+            return {row["file_id"] for row in new}
+
+        written = retry(attempt)
+        return written | {f for f, row in wanted.items() if f not in written and self._replace(row)}
+
+    def _replace(self, row: Mapping[str, Any]) -> bool:
+        """Put a row in the place of its delivery's, if it outranks that."""
+        app_id, rank = _app_id(row["file_id"]), _RANK[row["status"]]
 
         def attempt() -> bool:
             table = self.snapshot()
-            known = table.transaction_version(app_id)
-            if known is not None and known >= rank:
+            if (table.transaction_version(app_id) or 0) >= rank:
                 return False
-            properties = commit({app_id: rank})
-            if known is None:
-                write_deltalake(table, rows, mode="append", writer_properties=ZSTD, commit_properties=properties)
-            else:
-                write_deltalake(
-                    table, rows, mode="overwrite", predicate=f"file_id = '{row['file_id']}'",
-                    writer_properties=ZSTD, commit_properties=properties,
-                )  # fmt: skip
+            write_deltalake(
+                table, pl.DataFrame([row], schema=SCHEMA), mode="overwrite", predicate=f"file_id = '{row['file_id']}'",
+                writer_properties=ZSTD, commit_properties=commit({app_id: rank}),
+            )  # fmt: skip
             return True
 
         return retry(attempt)
+
+
+def _app_id(file_id: str) -> str:
+    return f"audit/{file_id}"
+
+
+def _row(outcome: Outcome, run_id: str, started_at: datetime) -> dict[str, Any]:
+    delivery, now = outcome.delivery, datetime.now(UTC)
+    return {
+        "file_id": delivery.file_id,
+        "client_id": delivery.client_id,
+        "file_name": delivery.file_name,
+        "creation_date": delivery.creation_date,
+        "file_suffix": delivery.suffix,
+        "delivery_no": delivery.delivery_no,
+        "run_id": run_id,
+        "status": outcome.status,
+        "contract": delivery.contract,
+        "config_hash": delivery.config_hash,
+        "content_hmac": delivery.content_hmac,
+        "file_bytes": delivery.file_bytes,
+        **outcome.counts.as_dict(),
+        "invalid_ratio": outcome.counts.invalid_ratio,
+        "max_invalid_ratio": outcome.max_invalid_ratio,
+        **outcome.profile.as_dict(),
+        "error_kind": outcome.error_kind,
+        "message": outcome.message,
+        "started_at": started_at,
+        "ingestion_time": now,
+        "duration_s": (now - started_at).total_seconds(),
+        "silver_version": outcome.silver_version,
+    }

@@ -1,16 +1,18 @@
 """Bronze: every delivery's bytes as received, immutable, compressed and sealed, with a manifest beside them.
 
 `bronze/<client>/<file_id>.sealed` and `<file_id>.json`; the manifest is written last and makes the delivery exist.
-A slot's delivery numbers are reserved by creating `slots/<file_name>/<n>` exclusively, so no two deliveries share one.
+A slot's delivery numbers are reserved by creating `slots/<file_name>/<n>` exclusively, so no two deliveries share one,
+and under the slot's lock while the landed file still is the one that was read: so they follow the order of arrival.
 """
 
 import contextlib
+import fcntl
 import hashlib
 import io
 import json
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from datetime import UTC, date, datetime
 from pathlib import Path
@@ -19,7 +21,7 @@ from typing import IO, Any, cast
 import pyarrow as pa
 
 from healthingest.contracts.clients import Client
-from healthingest.errors import HealthingestError, UnroutableError
+from healthingest.errors import UnroutableError
 from healthingest.landing.names import FileName
 from healthingest.landing.preflight import Facts, Preflight
 from healthingest.model import Delivery
@@ -28,6 +30,7 @@ from healthingest.privacy.keyring import Keyring
 from healthingest.privacy.seal import SealedReader, SealedWriter
 
 _BLOCK = 4 * 1024 * 1024
+_CHANGED = "The file changed while it was read; it is taken once it is complete."
 _UNREADABLE = "The file cannot be opened; check that it still exists and its permissions."
 
 
@@ -53,31 +56,39 @@ class Bronze:
             UnroutableError: the file vanished or changed while it was read.
         """
         folder = self.root / client.client_id
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        temporary = folder / f".{secrets.token_hex(8)}.tmp"
-        try:
-            sha256, size, facts = self._copy(path, temporary, client)
-            file_id = tokens.file_id(self._keyring, name.name, sha256)
-            known = self.find(client.client_id, file_id)
+        slot = folder / "slots" / name.name
+        if slot.is_dir():  # a name that was seen before is mostly the same file again; that need not be copied
+            known = self.find(client.client_id, tokens.file_id(self._keyring, name.name, self.digest(path)))
             if known:
                 return known
-            temporary.rename(folder / f"{file_id}.sealed")
+        slot.mkdir(parents=True, exist_ok=True, mode=0o700)
+        temporary = folder / f".{secrets.token_hex(8)}.tmp"
+        try:
+            read = self._copy(path, temporary, client)
+            file_id = tokens.file_id(self._keyring, name.name, read.sha256)
+            with _locked(slot):
+                if _stamp(path) != read.stamp:
+                    raise UnroutableError(_CHANGED)
+                known = self.find(client.client_id, file_id)
+                if known:
+                    return known
+                temporary.rename(folder / f"{file_id}.sealed")
+                delivery = Delivery(
+                    file_id=file_id,
+                    client_id=client.client_id,
+                    file_name=name.name,
+                    creation_date=name.creation_date,
+                    suffix=name.suffix,
+                    delivery_no=_reserve(slot, file_id),
+                    content_hmac=tokens.content_hmac(self._keyring, read.sha256),
+                    file_bytes=read.size,
+                    contract=client.contract.name,
+                    config_hash=client.config_hash,
+                    registered_at=datetime.now(UTC),
+                )
+                self._write_manifest(folder, Registered(delivery, read.facts), client)
         finally:
             temporary.unlink(missing_ok=True)
-        delivery = Delivery(
-            file_id=file_id,
-            client_id=client.client_id,
-            file_name=name.name,
-            creation_date=name.creation_date,
-            suffix=name.suffix,
-            delivery_no=self._reserve(folder, name.name, file_id),
-            content_hmac=tokens.content_hmac(self._keyring, sha256),
-            file_bytes=size,
-            contract=client.contract.name,
-            config_hash=client.config_hash,
-            registered_at=datetime.now(UTC),
-        )
-        self._write_manifest(folder, Registered(delivery, facts), client)
         return cast("Registered", self.find(client.client_id, file_id))
 
     def find(self, client_id: str, file_id: str) -> Registered | None:
@@ -90,10 +101,23 @@ class Bronze:
         folder = self.root / client_id / "slots" / file_name
         return {int(place.name): place.read_text() for place in folder.iterdir()} if folder.is_dir() else {}
 
-    def of_client(self, client_id: str) -> Iterator[Registered]:
-        """All registered deliveries of one client, in no particular order."""
-        for manifest in (self.root / client_id).glob("*.json"):
-            yield _read_manifest(manifest)
+    def clients(self) -> list[str]:
+        """Clients that ever delivered."""
+        return sorted(p.name for p in self.root.iterdir() if p.is_dir()) if self.root.is_dir() else []
+
+    def of_client(self, client_id: str, day: date | None = None) -> Iterator[Registered]:
+        """Registered deliveries of one client, in no particular order; only those of one date, if it is given."""
+        if day is None:
+            manifests: Iterable[Path] = (self.root / client_id).glob("*.json")
+        else:  # by file names, so that a run need not read the manifests of years
+            slots = self.root / client_id / "slots"
+            dates = (f"{day:%Y%m%d}", day.isoformat())
+            names = [p.name for p in slots.iterdir() if any(d in p.name for d in dates)] if slots.is_dir() else []
+            ids = [file_id for name in names for file_id in self.slot(client_id, name).values()]
+            manifests = [p for p in (self.root / client_id / f"{file_id}.json" for file_id in ids) if p.exists()]
+        for registered in map(_read_manifest, manifests):
+            if day in {None, registered.delivery.creation_date}:
+                yield registered
 
     def pinned_config(self, delivery: Delivery) -> dict[str, Any]:
         """The client's config as it was when the delivery was registered (`Client.pin`)."""
@@ -119,7 +143,7 @@ class Bronze:
         except OSError:
             raise UnroutableError(_UNREADABLE) from None
 
-    def _copy(self, path: Path, target: Path, client: Client) -> tuple[bytes, int, Facts]:
+    def _copy(self, path: Path, target: Path, client: Client) -> "_Read":
         source = client.config.source
         trailer = source.trailer
         preflight = Preflight(
@@ -135,7 +159,7 @@ class Bronze:
         except OSError:
             raise UnroutableError(_UNREADABLE) from None
         with landed, target.open("xb") as file:
-            before = os.fstat(landed.fileno())
+            before = _stamp_of(os.fstat(landed.fileno()))
             writer = SealedWriter(file, key)
             with pa.CompressedOutputStream(pa.PythonFile(writer, mode="w"), "zstd") as compressed:
                 while chunk := landed.read(_BLOCK):
@@ -146,25 +170,11 @@ class Bronze:
                 writer.finish()
             file.flush()
             os.fsync(file.fileno())
-            after = os.fstat(landed.fileno())
-        if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
-            raise UnroutableError("The file changed while it was read; it is taken once it is complete.")
-        return digest.digest(), after.st_size, preflight.facts()
-
-    def _reserve(self, folder: Path, file_name: str, file_id: str) -> int:
-        slot = folder / "slots" / file_name
-        slot.mkdir(parents=True, exist_ok=True, mode=0o700)
-        for number in range(1, 1_000_000):
-            place = slot / str(number)
-            try:
-                with place.open("x") as file:
-                    file.write(file_id)
-            except FileExistsError:
-                if place.read_text() == file_id:  # an earlier attempt died between here and its manifest
-                    return number
-            else:
-                return number
-        raise HealthingestError("The slot holds a million deliveries; move its file to another name.")
+            after = _stamp_of(os.fstat(landed.fileno()))
+            size = landed.tell()
+        if before != after:
+            raise UnroutableError(_CHANGED)
+        return _Read(digest.digest(), size, preflight.facts(), after)
 
     def _write_manifest(self, folder: Path, registered: Registered, client: Client) -> None:
         delivery = registered.delivery
@@ -188,6 +198,58 @@ class Bronze:
 
     def _manifest(self, delivery: Delivery) -> Path:
         return self.root / delivery.client_id / f"{delivery.file_id}.json"
+
+
+@dataclass(frozen=True)
+class _Read:
+    """What copying a landed file found."""
+
+    sha256: bytes
+    size: int
+    facts: Facts
+    stamp: "_Stamp"
+
+
+#: Tells one content of a path from the next: device, inode, size, and change time, which nobody can set.
+_Stamp = tuple[int, int, int, int]
+
+
+def _stamp_of(info: os.stat_result) -> _Stamp:
+    return info.st_dev, info.st_ino, info.st_size, info.st_ctime_ns
+
+
+def _stamp(path: Path) -> _Stamp | None:
+    try:
+        return _stamp_of(path.stat())
+    except OSError:
+        return None
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Hold a folder's lock; a process that dies lets go of it."""
+    fd = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(fd)
+
+
+def _reserve(slot: Path, file_id: str) -> int:
+    """The delivery's number in its slot: the next one, or the one that an attempt which died has taken for it."""
+    taken = {int(place.name): place.read_text() for place in slot.iterdir()}
+    for number, owner in taken.items():
+        if owner == file_id:
+            return number
+    number = max(taken, default=0) + 1
+    temporary = slot.parent / f".{secrets.token_hex(8)}.tmp"
+    temporary.write_text(file_id)
+    try:
+        os.link(temporary, slot / str(number))  # exclusive, and never half-written
+    finally:
+        temporary.unlink()
+    return number
 
 
 def _read_manifest(path: Path) -> Registered:

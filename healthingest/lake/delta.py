@@ -85,17 +85,24 @@ class Table:
         scan = scan if where is None else scan.filter(where)
         return (scan.select(columns) if columns else scan).collect()
 
-    def append_once(self, rows: pl.DataFrame, app_id: str) -> bool:
-        """Append `rows` in one commit unless a commit of that id exists; returns whether it wrote."""
-        if rows.is_empty():
-            return False
+    def append_once(self, parts: Mapping[str, pl.DataFrame]) -> set[str]:
+        """Append each part (id -> rows) unless a commit of its id exists, all in one commit; the ids it wrote.
 
-        def attempt() -> bool:
+        A part without rows is nothing to write.
+        """
+        filled = {app_id: rows for app_id, rows in parts.items() if rows.height}
+        if not filled:
+            return set()
+
+        def attempt() -> set[str]:
             table = self.snapshot()
-            if table.transaction_version(app_id) is not None:
-                return False
-            write_deltalake(table, rows, mode="append", writer_properties=ZSTD, commit_properties=commit({app_id: 1}))
-            return True
+            new = {app_id: rows for app_id, rows in filled.items() if table.transaction_version(app_id) is None}
+            if new:
+                write_deltalake(
+                    table, pl.concat(new.values(), rechunk=False), mode="append", writer_properties=ZSTD,
+                    commit_properties=commit(dict.fromkeys(new, 1)),
+                )  # fmt: skip
+            return set(new)
 
         return retry(attempt)
 

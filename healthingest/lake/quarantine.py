@@ -1,5 +1,6 @@
 """The quarantine table: every rejected record, its reasons in clear, the record itself sealed."""
 
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -32,6 +33,7 @@ SCHEMA = pl.Schema(
         "state": pl.String(),
     }
 )
+_APP = "quarantine/"
 _COMMENTS = {
     "record_no": "1-based number of the record in its file, header excluded",
     "line_no": "physical line (1-based, header included) on which the record starts",
@@ -60,34 +62,43 @@ class Quarantine(Table):
             configuration={"delta.dataSkippingStatsColumns": "file_id,record_no"},
         )
 
-    def put(self, delivery: Delivery, rejected: pl.DataFrame, keyring: Keyring, run_id: str) -> bool:
-        """Store a delivery's rejected records, once; returns whether this call did.
+    def put(self, batch: Iterable[tuple[Delivery, pl.DataFrame]], keyring: Keyring, run_id: str) -> set[str]:
+        """Store the rejected records (frames of `damage.REJECTED_SCHEMA`) of some deliveries, once, in one commit.
 
-        `rejected` is a frame of `damage.REJECTED_SCHEMA`.
+        Returns the file ids of those that this call stored.
         """
-        if rejected.is_empty():
-            return False
-        key = keyring.derive("rejected", delivery.client_id)
-        context = [bound_to(delivery.file_id, number) for number in rejected[RECORD_NO]]
-        rows = rejected.select(
-            client_id=pl.lit(delivery.client_id),
-            creation_date=pl.lit(delivery.creation_date),
-            file_id=pl.lit(delivery.file_id),
-            file_name=pl.lit(delivery.file_name),
-            record_no=pl.col(RECORD_NO),
-            line_no="line_no",
-            lines="lines",
-            reasons="reasons",
-            expected_fields="expected_fields",
-            found_fields="found_fields",
-            sealed_record=pl.Series(seal_values(key, rejected["raw"], context), dtype=pl.Binary),
-            contract=pl.lit(delivery.contract),
-            config_hash=pl.lit(delivery.config_hash),
-            run_id=pl.lit(run_id),
-            quarantined_at=pl.lit(datetime.now(UTC)).cast(pl.Datetime("us", "UTC")),
-            state=pl.lit("open"),
-        )
-        return self.append_once(rows.sort("record_no"), f"quarantine/{delivery.file_id}")
+        parts = {_app_id(delivery): _rows(delivery, rejected, keyring, run_id) for delivery, rejected in batch}
+        return {app_id.removeprefix(_APP) for app_id in self.append_once(parts)}
+
+
+def _app_id(delivery: Delivery) -> str:
+    return f"{_APP}{delivery.file_id}"
+
+
+def _rows(delivery: Delivery, rejected: pl.DataFrame, keyring: Keyring, run_id: str) -> pl.DataFrame:
+    if rejected.is_empty():
+        return pl.DataFrame(schema=SCHEMA)
+    key = keyring.derive("rejected", delivery.client_id)
+    context = [bound_to(delivery.file_id, number) for number in rejected[RECORD_NO]]
+    rows = rejected.select(
+        client_id=pl.lit(delivery.client_id),
+        creation_date=pl.lit(delivery.creation_date),
+        file_id=pl.lit(delivery.file_id),
+        file_name=pl.lit(delivery.file_name),
+        record_no=pl.col(RECORD_NO),
+        line_no="line_no",
+        lines="lines",
+        reasons="reasons",
+        expected_fields="expected_fields",
+        found_fields="found_fields",
+        sealed_record=pl.Series(seal_values(key, rejected["raw"], context), dtype=pl.Binary),
+        contract=pl.lit(delivery.contract),
+        config_hash=pl.lit(delivery.config_hash),
+        run_id=pl.lit(run_id),
+        quarantined_at=pl.lit(datetime.now(UTC)).cast(pl.Datetime("us", "UTC")),
+        state=pl.lit("open"),
+    )
+    return rows.sort("record_no")
 
 
 def bound_to(file_id: str, record_no: int) -> bytes:

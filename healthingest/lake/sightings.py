@@ -4,7 +4,7 @@ Silver is recomputed from these facts, so they are written before silver and nev
 text that sorts as records rank: record's date, file's date, suffix, slot, delivery, record, repair.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 
 import polars as pl
@@ -57,38 +57,34 @@ class Sightings(Table):
             configuration={"delta.dataSkippingStatsColumns": "sequence"},
         )
 
-    def put(self, delivery: Delivery, seen: pl.DataFrame) -> bool:
-        """Store a delivery's sightings, once. `seen` has member_token, content_hash, sequence (String)."""
-        rows = seen.select(
-            client_id=pl.lit(delivery.client_id),
-            file_id=pl.lit(delivery.file_id),
-            file_name=pl.lit(delivery.file_name),
-            delivery_no=pl.lit(delivery.delivery_no, pl.Int32),
-            member_token=pl.col("member_token"),
-            content_hash="content_hash",
-            sequence="sequence",
-        )
-        return self.append_once(rows, f"sightings/{delivery.file_id}")
+    def put(self, batch: Iterable[tuple[Delivery, pl.DataFrame]]) -> None:
+        """Store the sightings of some deliveries, once, in one commit.
 
-    def later_than(
-        self, delivery: Delivery, own: pl.DataFrame, active: Callable[[pl.DataFrame], pl.Series]
-    ) -> pl.DataFrame:
-        """Members of `own` (member_token, sequence) whom another active delivery mentions later: member_token.
+        Their frames have member_token, _content_hash, sequence (String).
+        """
+        self.append_once({f"sightings/{delivery.file_id}": _rows(delivery, seen) for delivery, seen in batch})
 
-        `active` takes deliveries (file_id, file_name) and says of each whether it is active.
+    def latest_of_others(
+        self, client_id: str, file_ids: Collection[str], own: pl.DataFrame,
+        active: Callable[[pl.DataFrame], pl.Series],
+    ) -> pl.DataFrame:  # fmt: skip
+        """The latest active sighting of members of `own` in other deliveries than these: member_token, latest.
+
+        `own` has member_token and sequence; whoever was seen earlier only, than the earliest of `own`, may be left
+        out. `active` takes deliveries (file_id, file_name) and says of each whether it is active.
         Files that hold only earlier sightings are not opened: on a day in order that is all of them.
         """
-        files = self._files_reaching(delivery.client_id, str(own["sequence"].min())[:_RANK])
+        files = self._files_reaching(client_id, str(own["sequence"].min())[:_RANK]) if own.height else []
         if not files:
-            return pl.DataFrame(schema={"member_token": pl.String})
+            return pl.DataFrame(schema={"member_token": pl.String, "latest": pl.String})
         others = (
             pl.scan_parquet(files, glob=False)
-            .filter(pl.col("file_id") != delivery.file_id)
+            .filter(~pl.col("file_id").is_in(list(file_ids)))
             .select("file_id", "file_name", "member_token", "sequence")
             .collect()
         )
         latest = only_active(others, active).group_by("member_token").agg(pl.col("sequence").max().alias("latest"))
-        return own.join(latest, on="member_token").filter(pl.col("latest") > pl.col("sequence")).select("member_token")
+        return latest.join(own, on="member_token", how="semi")
 
     def last_seen(self, client_id: str, active: Callable[[pl.DataFrame], pl.Series]) -> pl.DataFrame:
         """The greatest record date of each member over its active sightings: member_token, last_seen (Date)."""
@@ -108,3 +104,15 @@ class Sightings(Table):
         latest = pl.col("max.sequence").str.slice(0, _RANK)
         paths = adds.filter(latest.is_null() | (latest >= rank))["path"]
         return [str(self.path / path) for path in paths]
+
+
+def _rows(delivery: Delivery, seen: pl.DataFrame) -> pl.DataFrame:
+    return seen.select(
+        client_id=pl.lit(delivery.client_id),
+        file_id=pl.lit(delivery.file_id),
+        file_name=pl.lit(delivery.file_name),
+        delivery_no=pl.lit(delivery.delivery_no, pl.Int32),
+        member_token=pl.col("member_token"),
+        content_hash="_content_hash",
+        sequence="sequence",
+    )

@@ -5,7 +5,7 @@ and `file/<file_id>`, the state of the delivery. A commit must use the snapshot 
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -86,17 +86,18 @@ class Snapshot:
         """Those deliveries of a slot (number -> file_id) that are applied."""
         return {number: file_id for number, file_id in slot.items() if self.state(file_id) == APPLIED}
 
-    def active(self, deliveries: pl.DataFrame, bronze: Bronze, *, applying: Delivery | None = None) -> pl.Series:
+    def active(self, deliveries: pl.DataFrame, bronze: Bronze, *, applying: Iterable[Delivery] = ()) -> pl.Series:
         """Which deliveries (file_id, file_name) are active: applied, and the latest such of their slot.
 
-        Bronze says what a slot holds: a later delivery may have no sighting at all. `applying` counts as applied: the
-        delivery that is about to be committed.
+        Bronze says what a slot holds: a later delivery may have no sighting at all. Those of `applying` count as
+        applied: the deliveries that are about to be committed.
         """
         latest: dict[str, str] = {}
+        new = {d.file_name: d for d in applying}
         for name in deliveries["file_name"].unique():
             applied = self.applied_of(bronze.slot(self.client_id, name))
-            if applying and applying.file_name == name:
-                applied[applying.delivery_no] = applying.file_id
+            if name in new:
+                applied[new[name].delivery_no] = new[name].file_id
             if applied:
                 latest[name] = applied[max(applied)]
         pairs = zip(deliveries["file_name"], deliveries["file_id"], strict=True)
@@ -125,25 +126,20 @@ class Silver(Table):
         """A fresh snapshot for one client, with the contract's readable columns in the table."""
         return Snapshot(retry(lambda: self._with_columns(contract)), client_id)
 
-    def commit(
-        self,
-        snapshot: Snapshot,
-        delivery: Delivery,
-        state: int,
-        changed: pl.DataFrame,
-        metadata: Mapping[str, Any],
-    ) -> int:
-        """Commit a delivery's changes and its state against `snapshot`; returns the new version.
+    def commit(self, snapshot: Snapshot, decided: Mapping[str, Mapping[str, Any]], changed: pl.DataFrame) -> int:
+        """Commit what some deliveries change, and the state of each, against `snapshot`; returns the new version.
 
+        `decided`: file_id -> what the log shall say of the delivery, its `state` (HELD or APPLIED) among it.
         `changed` holds silver's columns and `_change` (NEW, CHANGED or GONE); with no rows an empty commit still
-        records the state.
+        records the states.
 
         Raises:
             CommitFailedError: another writer of the client was faster; compare again with a fresh snapshot.
         """
         properties = commit(
-            {f"client/{snapshot.client_id}": snapshot.number + 1, f"file/{delivery.file_id}": state},
-            {"healthingest": json.dumps({"file_id": delivery.file_id, **metadata}, sort_keys=True)},
+            {f"client/{snapshot.client_id}": snapshot.number + 1}
+            | {f"file/{file_id}": said["state"] for file_id, said in decided.items()},
+            {"healthingest": json.dumps({"deliveries": decided}, sort_keys=True)},
         )
         if (changed["_change"] == NEW).all():
             # Nothing to match (or nothing at all): an append is the same commit without the join.
@@ -166,9 +162,9 @@ class Silver(Table):
         if not self.exists():
             return None
         for entry in DeltaTable(self.uri).history():
-            recorded: dict[str, Any] = json.loads(entry.get("healthingest") or "{}")
-            if recorded.get("file_id") == file_id:
-                return recorded | {"version": entry["version"]}
+            recorded: dict[str, Any] = json.loads(entry.get("healthingest") or "{}").get("deliveries", {})
+            if file_id in recorded:
+                return dict(recorded[file_id]) | {"version": entry["version"]}
         return None
 
     def _with_columns(self, contract: Contract) -> DeltaTable:

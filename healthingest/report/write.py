@@ -5,6 +5,7 @@ A report is a projection of the audit table: it can be deleted and made again, a
 
 import os
 import secrets
+from collections.abc import Collection
 from pathlib import Path
 
 import polars as pl
@@ -29,23 +30,23 @@ def report_url(platform: Platform, path: Path) -> str | None:
     return f"{base.rstrip('/')}/{path.relative_to(platform.places.output / 'reports')}" if base else None
 
 
-def write_report(platform: Platform, client_id: str, file_id: str | None = None) -> Path:
-    """Write a delivery's report, or with none a client's and those of all its deliveries; returns the page named.
+def write_report(platform: Platform, client_id: str, file_ids: Collection[str] | None = None) -> Path:
+    """Write the reports of these deliveries, or of all, and the client's; returns the client's page.
 
     Raises:
         UsageError: nothing is known of that client or delivery.
     """
     history = platform.lake.audit.frame(None, pl.col("client_id") == client_id).to_dicts()
-    wanted = [row for row in history if file_id in {None, row["file_id"]}]
+    wanted = [row for row in history if file_ids is None or row["file_id"] in file_ids]
     if not wanted:
-        raise UsageError(f"Nothing has been delivered for {file_id or client_id}; there is nothing to report.")
+        raise UsageError(f"Nothing has been delivered for {client_id}; there is nothing to report.")
     texts = _texts(platform, client_id)
     for row in wanted:
         _write(report_path(platform, client_id, row["file_id"]), delivery_page(row, history, texts))
     links = {r["file_id"]: f"{r['file_id']}.html" for r in history}
     index = report_path(platform, client_id)
     _write(index, client_page(client_id, history, texts, links))
-    return report_path(platform, client_id, file_id)
+    return index
 
 
 def _texts(platform: Platform, client_id: str) -> dict[str, str]:

@@ -5,7 +5,7 @@ import itertools
 import multiprocessing as mp
 import shutil
 from collections.abc import Callable, Sequence
-from datetime import date
+from datetime import UTC, date, datetime
 from pathlib import Path
 
 import polars as pl
@@ -642,8 +642,31 @@ def test_a_member_that_no_other_delivery_names_leaves_silver_with_the_superseded
     assert sorted(changes["_change_type"]) == ["delete", "update_postimage", "update_preimage"]
 
 
+def test_an_earlier_delivery_of_a_name_that_died_is_decided_before_the_next_one(home: Platform) -> None:
+    first = register(home, drop(home, *RESENT[0]))
+    outcome = deliver(home, *RESENT[1])
+    assert (outcome.counts.updated, outcome.counts.unchanged) == (1, 1)
+    audit = home.lake.audit.frame(["delivery_no", "status", "inserted"]).sort("delivery_no")
+    assert audit.rows() == [(1, "succeeded", 3), (2, "succeeded", 0)]
+    assert not ingest(home, first, run_id="again").fresh
+
+
+def test_whether_a_resend_is_held_does_not_depend_on_the_order_of_other_names(home: Platform, tmp_path: Path) -> None:
+    whole = ("acme_20250106.csv", csv_of(*(line(f"M{i}") for i in range(4))))
+    cut = ("acme_20250106.csv", csv_of(line("M0")))
+    older = ("acme_20250105.csv", csv_of(*(line(f"M{i}") for i in range(1, 4))))  # what would be lost has a fallback
+    ends = []
+    for number, order in enumerate(([whole, cut, older], [older, whole, cut], [whole, older, cut])):
+        there = install(tmp_path / str(number))
+        ends.append((sorted(deliver(there, *file).status for file in order), members_of_silver(there)))
+    assert ends[0] == ends[1] == ends[2]
+    assert ends[0][0] == ["held", "succeeded", "succeeded"]
+
+
 def test_a_superseded_delivery_that_is_decided_late_changes_nothing(home: Platform) -> None:
     first = register(home, drop(home, *RESENT[0]))
+    failed = Outcome(first, "failed", fresh=True, error_kind="config", message="Its contract was away.")
+    home.lake.audit.put([failed], run_id="r", started_at=datetime.now(UTC))
     deliver(home, *RESENT[1])
     late = ingest(home, first, run_id="late")
     assert (late.status, late.counts.stale) == ("succeeded", 3)

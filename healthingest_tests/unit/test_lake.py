@@ -55,19 +55,19 @@ def test_rows_are_appended_once_per_id_however_often_they_come(tmp_path: Path) -
     rows = pl.DataFrame({"id": ["a"], "n": [1]}, schema=SCHEMA)
     assert table.frame().is_empty()
     assert table.version() is None
-    assert table.append_once(rows, "x")
+    assert table.append_once({"x": rows})
     version = table.version()
-    assert not table.append_once(rows, "x")
+    assert not table.append_once({"x": rows})
     assert table.version() == version
-    assert table.append_once(rows, "y")
-    assert not table.append_once(rows.clear(), "z")
+    assert table.append_once({"y": rows})
+    assert not table.append_once({"z": rows.clear()})
     assert table.frame()["id"].to_list() == ["a", "a"]
 
 
 def test_a_stale_writer_looks_again_before_it_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     table = Table(tmp_path / "t", SCHEMA)
     rows = pl.DataFrame({"id": ["a"], "n": [1]}, schema=SCHEMA)
-    table.append_once(rows, "first")
+    table.append_once({"first": rows})
     fresh, looks = Table.snapshot, []
 
     def overtaken(self: Table) -> DeltaTable:
@@ -78,7 +78,7 @@ def test_a_stale_writer_looks_again_before_it_writes(tmp_path: Path, monkeypatch
         return handle
 
     monkeypatch.setattr(Table, "snapshot", overtaken)
-    assert not table.append_once(rows, "x")
+    assert not table.append_once({"x": rows})
     assert len(looks) == 2
     assert table.frame().height == 2
 
@@ -112,7 +112,7 @@ def test_the_rank_of_an_audit_row_only_rises(home: Platform) -> None:
     delivery = registered(home, "acme_20250106.csv")
 
     def put(status: Status, records: int) -> bool:
-        return audit.put(outcome(delivery, status, records), run_id="r", started_at=now)
+        return bool(audit.put([outcome(delivery, status, records)], run_id="r", started_at=now))
 
     seen = []
     steps: list[tuple[Status, int]] = [
@@ -134,9 +134,9 @@ def test_the_rank_of_an_audit_row_only_rises(home: Platform) -> None:
 def test_raising_one_row_leaves_the_others(home: Platform) -> None:
     audit, now = home.lake.audit, datetime.now(UTC)
     one, other = registered(home, "acme_20250106.csv"), registered(home, "acme_20250107.csv")
-    audit.put(outcome(one, "failed"), run_id="r", started_at=now)
-    audit.put(outcome(other, "failed"), run_id="r", started_at=now)
-    audit.put(outcome(one, "succeeded"), run_id="r", started_at=now)
+    audit.put([outcome(one, "failed")], run_id="r", started_at=now)
+    audit.put([outcome(other, "failed")], run_id="r", started_at=now)
+    audit.put([outcome(one, "succeeded")], run_id="r", started_at=now)
     assert audit.decided([one.file_id, other.file_id, "x"]) == {one.file_id: "succeeded", other.file_id: "failed"}
 
 
@@ -154,9 +154,9 @@ def test_of_two_writers_of_one_client_with_one_snapshot_the_second_conflicts(two
     first, second = registered(two, "acme_20250106.csv"), registered(two, "acme_20250107.csv")
     contract = two.clients.clients["acme"].contract
     stale = [silver.for_client("acme", contract) for _ in range(2)]
-    silver.commit(stale[0], first, APPLIED, silver_rows(two, first, "t1"), {})
+    silver.commit(stale[0], {first.file_id: {"state": APPLIED}}, silver_rows(two, first, "t1"))
     with pytest.raises(CommitFailedError):
-        silver.commit(stale[1], second, APPLIED, silver_rows(two, second, "t2"), {})
+        silver.commit(stale[1], {second.file_id: {"state": APPLIED}}, silver_rows(two, second, "t2"))
     assert silver.frame()["member_token"].to_list() == ["t1"]
     assert silver.for_client("acme", contract).state(second.file_id) is None
 
@@ -167,7 +167,7 @@ def test_of_two_writers_of_one_client_with_one_snapshot_the_second_conflicts(two
 def test_every_kind_of_commit_of_one_client_excludes_every_other(two: Platform, kinds: str) -> None:
     silver, contract = two.lake.silver, two.clients.clients["acme"].contract
     zero = registered(two, "acme_20250105.csv")
-    silver.commit(silver.for_client("acme", contract), zero, APPLIED, silver_rows(two, zero, "t0"), {})
+    silver.commit(silver.for_client("acme", contract), {zero.file_id: {"state": APPLIED}}, silver_rows(two, zero, "t0"))
     stale = [silver.for_client("acme", contract) for _ in range(2)]
     for number, (snapshot, kind) in enumerate(zip(stale, kinds.split("/"), strict=True)):
         delivery = registered(two, f"acme_2025010{number + 6}.csv")
@@ -178,10 +178,10 @@ def test_every_kind_of_commit_of_one_client_excludes_every_other(two: Platform, 
             else rows.with_columns(_change=pl.lit("new" if kind == "append" else "changed"))
         )
         if number == 0:
-            silver.commit(snapshot, delivery, APPLIED, rows, {})
+            silver.commit(snapshot, {delivery.file_id: {"state": APPLIED}}, rows)
         else:
             with pytest.raises(CommitFailedError):
-                silver.commit(snapshot, delivery, APPLIED, rows, {})
+                silver.commit(snapshot, {delivery.file_id: {"state": APPLIED}}, rows)
 
 
 @pytest.mark.parametrize("is_new", [True, False])
@@ -190,13 +190,13 @@ def test_writers_of_different_clients_do_not_conflict(two: Platform, is_new: boo
     first, second = registered(two, "acme_20250106.csv"), registered(two, "globex_20250106.csv")
     for delivery in (registered(two, "acme_20250105.csv"), registered(two, "globex_20250105.csv")):
         snapshot = silver.for_client(delivery.client_id, clients[delivery.client_id].contract)
-        silver.commit(snapshot, delivery, APPLIED, silver_rows(two, delivery, "old"), {})
+        silver.commit(snapshot, {delivery.file_id: {"state": APPLIED}}, silver_rows(two, delivery, "old"))
     stale = [silver.for_client(d.client_id, clients[d.client_id].contract) for d in (first, second)]
     for snapshot, delivery in zip(stale, (first, second), strict=True):
         rows = silver_rows(two, delivery, "new", "old" if not is_new else "newer").with_columns(
             _change=pl.lit("new" if is_new else "changed")
         )
-        silver.commit(snapshot, delivery, APPLIED, rows, {})
+        silver.commit(snapshot, {delivery.file_id: {"state": APPLIED}}, rows)
     assert silver.frame().group_by("client_id").len()["len"].to_list() == ([3, 3] if is_new else [2, 2])
 
 
@@ -205,7 +205,9 @@ def test_an_empty_commit_records_state_number_and_counts(home: Platform) -> None
     delivery = registered(home, "acme_20250106.csv")
     snapshot = silver.for_client("acme", contract)
     assert snapshot.number == 0
-    version = silver.commit(snapshot, delivery, HELD, silver_rows(home, delivery), {"counts": {"records": 3}})
+    version = silver.commit(
+        snapshot, {delivery.file_id: {"state": HELD} | {"counts": {"records": 3}}}, silver_rows(home, delivery)
+    )
     after = silver.for_client("acme", contract)
     assert (after.number, after.state(delivery.file_id), silver.version()) == (1, HELD, version)
     decision = silver.decision(delivery.file_id)
