@@ -212,8 +212,7 @@ def _client() -> "Client":
 def _facts(file: Path, client: "Client") -> "Facts":
     from healthingest.landing.preflight import Preflight
 
-    source = client.config.source
-    preflight = Preflight(source.encodings, None, None, source.delimiter)
+    preflight = Preflight.of(client.config.source)
     with file.open("rb") as stream:
         while chunk := stream.read(1 << 20):
             preflight.feed(chunk)

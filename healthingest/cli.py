@@ -7,23 +7,17 @@ Imports are made where they are used, so that `--help` answers at once.
 import os
 import resource
 import sys
-from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 from typer.exceptions import Abort, TyperException
 
-from healthingest.command import Json, command_of, system_sentence
-from healthingest.errors import HealthingestError, UsageError, scrubbed, unexpected
+from healthingest.command import Json, command_of
+from healthingest.ingest_cli import ingest_command
 from healthingest.quarantine_cli import quarantine_app
-from healthingest.show import outcome_row, print_json, print_outcomes, print_status, print_table
-
-if TYPE_CHECKING:
-    from healthingest.model import Outcome
-    from healthingest.places import Places
-    from healthingest.platform import Platform
+from healthingest.show import print_json, print_status, print_table
 
 app = typer.Typer(
     help="Member files in, one protected and fully accounted silver table out.",
@@ -36,6 +30,7 @@ keys_app = typer.Typer(help="The keyring: make it, look at it. Key material is n
 app.add_typer(keys_app, name="keys")
 app.add_typer(quarantine_app, name="quarantine")
 command, keys_command = command_of(app), command_of(keys_app)
+command("ingest")(ingest_command)
 
 
 class Profile(StrEnum):
@@ -61,143 +56,6 @@ def main() -> None:
     except Abort:
         typer.echo("healthingest: Stopped.", err=True)
         sys.exit(130)
-
-
-# --- ingest ------------------------------------------------------------------------------------------------------
-
-
-@command("ingest")
-def ingest_command(
-    files: Annotated[list[str] | None, typer.Argument(help="Paths, or names in the landing zone.")] = None,
-    all_: Annotated[bool, typer.Option("--all", help="Everything that has landed.")] = False,
-    as_json: Json = False,
-) -> int:
-    """Bring files to silver without the Dagster daemon; same path, same result.
-
-    Example: healthingest ingest acme_20250106.csv
-    """
-    if bool(files) == all_:
-        raise UsageError("Name files to ingest, or say --all.")
-    from healthingest.places import Places
-    from healthingest.platform import Platform
-
-    places = Places.from_env()
-    paths = _landed(places) if all_ else _named(places, files or [])
-    platform = Platform.open(places)
-    outcomes, problems = _ingest_paths(platform, paths)
-    _report(platform, outcomes)
-    if as_json:
-        print_json({"files": [outcome_row(o) for o in outcomes] + problems})
-    else:
-        print_outcomes(outcomes, problems, platform)
-    broken = bool(platform.clients.problems) and all_
-    return 1 if problems or broken or any(o.status != "succeeded" for o in outcomes) else 0
-
-
-def _landed(places: "Places") -> list[Path]:
-    if not places.landing.is_dir():
-        raise UsageError(f"There is no landing zone at {places.landing}; make it, or set HEALTHINGEST_HOME.")
-    from healthingest.landing.discovery import list_landing
-
-    return [landed.path for landed in list_landing(places.landing)]
-
-
-def _named(places: "Places", files: list[str]) -> list[Path]:
-    paths = []
-    for name in files:
-        path = Path(name)
-        path = path if path.exists() else places.landing / name
-        if not path.is_file():
-            raise UsageError(f"There is no file {name!r}, here or in {places.landing}.")
-        paths.append(path)
-    return paths
-
-
-def _ingest_paths(platform: "Platform", paths: list[Path]) -> "tuple[list[Outcome], list[dict[str, Any]]]":
-    """Ingest in the order of the sequence, with a progress bar where a person is watching."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
-    from healthingest.landing.discovery import look, settle
-    from healthingest.model import Outcome
-
-    complete = {f.path for f in settle([f for f in map(look, paths) if f is not None])}
-    outcomes: list[Outcome] = []
-    problems: list[dict[str, Any]] = []
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as progress:
-        task = progress.add_task("ingest", total=len(paths))
-        for path in sorted(paths, key=lambda p: _order(platform, p)):
-            if path in complete:
-                done = _ingest_one(platform, path, lambda text: progress.update(task, description=text))
-            else:
-                done = _problem(path, "waiting", "The file is still being written, or is hidden or a link.")
-            if isinstance(done, Outcome):
-                outcomes.append(done)
-            else:
-                problems.append(done)
-            progress.advance(task)
-    return outcomes, problems
-
-
-def _ingest_one(platform: "Platform", path: Path, show: Callable[[str], None]) -> "Outcome | dict[str, Any]":
-    """One file's outcome, or why it has none; an error with one file must not keep the others out."""
-    from healthingest.errors import UnroutableError
-    from healthingest.ingest import ingest, record_unroutable, register
-
-    run_id, name = f"cli-{os.getpid()}", _safe(path.name)
-    show(f"{name}: register")
-    try:
-        try:
-            delivery = register(platform, path)
-        except UnroutableError as error:
-            if broken := platform.waits_for(path.name):
-                return _problem(path, "waiting", f"Its client's config is broken. {broken}")
-            record_unroutable(platform, path, error, run_id=run_id)
-            return _problem(path, "unroutable", str(error))
-        return ingest(platform, delivery, run_id=run_id, on_stage=lambda stage: show(f"{name}: {stage}"))
-    except HealthingestError as error:
-        return _problem(path, "error", str(error))
-    except OSError as error:
-        return _problem(path, "error", system_sentence(error))
-    except BaseException as error:  # its text may hold a record's values
-        if not unexpected(error):
-            raise
-        return _problem(path, "error", scrubbed(error))
-
-
-def _safe(name: str) -> str:
-    from healthingest.landing.names import printable
-
-    return printable(name)
-
-
-def _order(platform: "Platform", path: Path) -> tuple[str, str, str, str]:
-    from healthingest.errors import UnroutableError
-
-    try:
-        name = platform.route(path.name)
-    except UnroutableError:
-        return "", "", "", path.name
-    return name.client_id, name.creation_date.isoformat(), name.suffix, path.name
-
-
-def _problem(path: Path, status: str, message: str) -> dict[str, Any]:
-    return {"file": _safe(path.name), "status": status, "message": message}
-
-
-def _report(platform: "Platform", outcomes: "list[Outcome]") -> None:
-    """Tell Dagster, where there is one; the ingest itself is done by then and must not be lost."""
-    if not os.environ.get("DAGSTER_HOME") or not outcomes:
-        return
-    os.environ.setdefault("DAGSTER_DISABLE_TELEMETRY", "1")
-    try:
-        from healthingest.orchestration.report import report_to_home
-
-        report_to_home(platform, outcomes)
-    except Exception as error:  # noqa: BLE001 - whatever Dagster's storage raises
-        told = f"The files are ingested, but Dagster was not told ({type(error).__name__}); is DAGSTER_HOME right?"
-        typer.echo(f"healthingest: {told}", err=True)
 
 
 # --- status ------------------------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ from typing import Annotated, ParamSpec
 
 import typer
 
-from healthingest.errors import HealthingestError, UsageError, scrubbed, unexpected
+from healthingest.errors import HealthingestError, UsageError, scrubbed, system_sentence, unexpected
 from healthingest.show import print_json
 
 P = ParamSpec("P")
@@ -56,8 +56,3 @@ def _say(kind: str, sentence: str, *, as_json: bool) -> None:
     if as_json:
         print_json({"error": kind, "message": sentence})
     typer.echo(f"healthingest: {sentence}", err=True)
-
-
-def system_sentence(error: OSError) -> str:
-    """What the system refused, and of which file."""
-    return f"{error.strerror or 'The system refused'}: {error.filename or 'no file named'}."

@@ -143,10 +143,10 @@ def _plan(platform: Platform, snapshot: Snapshot, batch: Sequence[Candidate]) ->
     state, won = _state(platform, snapshot, [c for c, _ in applied], known), []
     left = pl.DataFrame(schema={"_change": pl.String})
     for candidate, slot in applied:
-        current, counts = _compared(candidate, state, superseded=slot.superseded)
+        current, counts = compared(candidate.members, candidate.outcome.counts, state, superseded=slot.superseded)
         won.append((candidate, current))
         if len(applied) > 1:
-            state = _after(state, current)
+            state = after(state, current)
         if slot.earlier:
             left = left_behind(platform, slot, candidate.members)
         message = sentences.of_applied(candidate.judged, counts, candidate.extra_columns, left["_change"])
@@ -179,9 +179,13 @@ def _state(platform: Platform, snapshot: Snapshot, batch: Sequence[Candidate], k
     return known.join(latest.rename({"latest": "__latest"}), on="member_token", how="full", coalesce=True)
 
 
-def _compared(candidate: Candidate, state: pl.DataFrame, *, superseded: bool) -> tuple[pl.DataFrame, Counts]:
-    """What a delivery says that counts (member_token, sequence, _content_hash), and its whole accounting."""
-    counts, members = candidate.outcome.counts, candidate.members
+def compared(
+    members: pl.DataFrame, counts: Counts, state: pl.DataFrame, *, superseded: bool = False
+) -> tuple[pl.DataFrame, Counts]:
+    """What a delivery says that counts (member_token, sequence, _content_hash), and its whole accounting.
+
+    `state`: member_token, __hash of silver's row, __latest active sighting by others; whom it lacks is new.
+    """
     own = members.select("member_token", "sequence", "_content_hash")
     if superseded:
         current = own.clear().with_columns(__hash=pl.lit(None, pl.String))
@@ -205,7 +209,7 @@ def _compared(candidate: Candidate, state: pl.DataFrame, *, superseded: bool) ->
     return current.select("member_token", "sequence", "_content_hash"), full
 
 
-def _after(state: pl.DataFrame, current: pl.DataFrame) -> pl.DataFrame:
+def after(state: pl.DataFrame, current: pl.DataFrame) -> pl.DataFrame:
     """The state once a delivery of the batch was taken in."""
     taken = current.select("member_token", __hash="_content_hash", __latest="sequence")
     return pl.concat([state.join(taken, on="member_token", how="anti"), taken])

@@ -89,3 +89,8 @@ def scrubbed(error: BaseException) -> str:
     own = [frame for frame in frames if "healthingest" in Path(frame.filename).parts] or frames
     place = f" at {Path(own[-1].filename).name}:{own[-1].lineno}" if own else ""
     return f"An unexpected {type(error).__name__} rose{place}; this is a defect or a fault of the machine."
+
+
+def system_sentence(error: OSError) -> str:
+    """What the system refused, and of which file."""
+    return f"{error.strerror or 'The system refused'}: {error.filename or 'no file named'}."

@@ -50,6 +50,17 @@ def deliveries(platform: Platform, client_id: str, creation_date: date) -> list[
     return sorted(found, key=lambda d: (d.suffix, d.file_name, d.delivery_no))
 
 
+def landed_before(platform: Platform, delivery: Delivery) -> str | None:
+    """What to say where the bytes of an earlier delivery of a name lie in the landing zone again; else None."""
+    latest = max(platform.lake.bronze.slot(delivery.client_id, delivery.file_name), default=0)
+    if delivery.delivery_no >= latest:
+        return None
+    return (
+        f"These are the bytes of delivery {delivery.delivery_no} of this name, which delivery {latest} has replaced; "
+        "nothing was done. If they are to count again, send them under a name of their own."
+    )
+
+
 def record_unroutable(platform: Platform, path: Path, error: UnroutableError, *, run_id: str) -> bool:
     """Give a file that leads nowhere its audit row, once per file; False if it has one."""
     file_id = platform.file_id(path)

@@ -1,12 +1,15 @@
 """A delivery's members: from its bytes in bronze to one standardised, tokenised row per member. Writes nothing."""
 
+from collections.abc import Callable
 from contextlib import ExitStack
+from typing import IO
 
 import polars as pl
 
 from healthingest.contracts.clients import Client
 from healthingest.errors import AccountingError, PermanentError
 from healthingest.lake.sightings import sequence
+from healthingest.landing.preflight import Facts
 from healthingest.model import Delivery
 from healthingest.platform import Platform
 from healthingest.privacy import tokens
@@ -25,11 +28,17 @@ def check_delivery(platform: Platform, delivery: Delivery, client: Client, clock
     registered = platform.lake.bronze.find(delivery.client_id, delivery.file_id)
     if registered is None:
         raise PermanentError("The delivery is not in bronze; drop the file into the landing zone again.")
+    return check_bytes(lambda: platform.lake.bronze.open(delivery), registered.facts, delivery, client, clock)
+
+
+def check_bytes(
+    open_bytes: Callable[[], IO[bytes]], facts: Facts, delivery: Delivery, client: Client, clock: Clock
+) -> Checked:
+    """The same for bytes that lie anywhere; `facts` is what the pre-flight found in them."""
     with ExitStack() as opened:
 
         def open_reader() -> RecordReader:
-            source = opened.enter_context(platform.lake.bronze.open(delivery))
-            return RecordReader(source, registered.facts, client)
+            return RecordReader(opened.enter_context(open_bytes()), facts, client)
 
         checked = check_records(open_reader, client, delivery.creation_date, clock)
     counts = checked.counts

@@ -1,6 +1,6 @@
 """One installation, opened: its places, clients, keys and tables. The first thing every command and run makes."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from healthingest.contracts.clients import Client, ClientSet, load_clients
@@ -21,10 +21,14 @@ class Platform:
     clients: ClientSet
     keyring: Keyring
     lake: Lake
+    #: Clients as deliveries are pinned to them, by client and config digest: a history has few of them.
+    _pinned: dict[tuple[str, str, str], Client] = field(default_factory=dict, compare=False, repr=False)
 
     @classmethod
-    def open(cls, places: Places | None = None) -> "Platform":
+    def open(cls, places: Places | None = None, *, whole: bool = True) -> "Platform":
         """Open the installation that the environment (or `places`) names.
+
+        `whole=False` is for building again what is gone: it opens an installation that lacks tables.
 
         Raises:
             KeyringError: the keyring is missing, damaged or not the one the data was written with.
@@ -34,7 +38,8 @@ class Platform:
         places = places or Places.from_env()
         keyring = open_keyring(places)
         lake = Lake.of(places, keyring)
-        lake.require_whole()
+        if whole:
+            lake.require_whole()
         return cls(places, load_clients(places), keyring, lake)
 
     def route(self, file_name: str) -> FileName:
@@ -51,7 +56,10 @@ class Platform:
         Raises:
             ConfigError: the pinned contract is no longer in the registry.
         """
-        return Client.from_pin(self.lake.bronze.pinned_config(delivery), self.places.configs)
+        key = (delivery.client_id, delivery.contract, delivery.config_hash)
+        if key not in self._pinned:
+            self._pinned[key] = Client.from_pin(self.lake.bronze.pinned_config(delivery), self.places.configs)
+        return self._pinned[key]
 
     def waits_for(self, file_name: str) -> ConfigError | None:
         """What is wrong with the config of the client that a file seems to be from; such a file waits."""

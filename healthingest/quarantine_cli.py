@@ -43,7 +43,7 @@ def list_command(
     day: OfDay = None,
     rule: OfRule = None,
     state: OfState = None,
-    as_json: Json = False,  # noqa: FBT002 - an option of a command
+    as_json: Json = False,
 ) -> int:
     """Deliveries with rejected records: how many, how many still open, and which rules they break.
 
@@ -76,8 +76,8 @@ def show_command(
     rule: OfRule = None,
     state: OfState = None,
     limit: Annotated[int, typer.Option(min=1, help="Records at most.")] = 50,
-    values: Values = False,  # noqa: FBT002
-    as_json: Json = False,  # noqa: FBT002
+    values: Values = False,
+    as_json: Json = False,
 ) -> int:
     """Rejected records of a file, each with its lines and everything that is wrong with it.
 
@@ -117,8 +117,8 @@ def export_command(
     day: OfDay = None,
     rule: OfRule = None,
     state: OfState = None,
-    values: Values = False,  # noqa: FBT002
-    as_json: Json = False,  # noqa: FBT002
+    values: Values = False,
+    as_json: Json = False,
 ) -> int:
     """Write a file for the sender: each record and line at fault, their column names, and what to mend. No values.
 

@@ -10,13 +10,18 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 if TYPE_CHECKING:
-    from healthingest.model import Outcome
+    from healthingest.model import Counts, Outcome
+    from healthingest.planning import Planned
     from healthingest.platform import Platform
 
 #: Counts that tables of files show.
 SHOWN = ("records", "accepted", "rejected", "inserted", "updated", "unchanged", "stale", "duplicates")
+_NONE = [""] * len(SHOWN)
+#: More files than this are shown as sums.
+_MANY = 50
 COLOURS = {
     "succeeded": "green", "held": "yellow", "failed": "red", "unroutable": "red", "waiting": "yellow", "error": "red",
+    "superseded": "yellow",
     "ok": "green", "warn": "yellow", "fail": "red",
 }  # fmt: skip
 
@@ -42,21 +47,61 @@ def outcome_row(outcome: "Outcome") -> dict[str, Any]:
 
 def print_outcomes(outcomes: "list[Outcome]", problems: list[dict[str, Any]], platform: "Platform") -> None:
     """What an ingest did: a table per file, then a sentence for each file that has one."""
-    rows = [[o.delivery.file_name, *(str(o.counts.as_dict()[name]) for name in SHOWN), str(o.status)] for o in outcomes]
-    rows += [[p["file"], *([""] * len(SHOWN)), p["status"]] for p in problems]
-    if not rows:
+    if not outcomes and not problems:
         typer.echo(f"Nothing has landed in {platform.places.landing}.")
         return
-    print_table("", ["file", *SHOWN, "status"], rows)
-    for name, message in [(o.delivery.file_name, o.message) for o in outcomes] + [
-        (p["file"], p["message"]) for p in problems
-    ]:
-        if message:
-            typer.echo(f"{name}: {message}")
+    if len(outcomes) > _MANY:
+        _print_many(outcomes)
+    else:
+        rows = [[o.delivery.file_name, *_counts(o.counts), str(o.status)] for o in outcomes]
+        print_table("", ["file", *SHOWN, "status"], rows + [[p["file"], *_NONE, p["status"]] for p in problems])
+    remarks = [(o.delivery.file_name, o.message) for o in outcomes] + [(p["file"], p["message"]) for p in problems]
+    _print_remarks([(name, message) for name, message in remarks if message])
     for problem in platform.clients.problems:
         typer.echo(f"{problem}")
     if outcomes and not any(o.fresh for o in outcomes):
         typer.echo("All of this had been ingested before; nothing was changed.")
+
+
+def _print_many(outcomes: "list[Outcome]") -> None:
+    """Sums per client and status: nobody reads a table of thousands."""
+    rows = []
+    for client_id, status in sorted({(o.delivery.client_id, str(o.status)) for o in outcomes}):
+        mine = [o.counts.as_dict() for o in outcomes if (o.delivery.client_id, o.status) == (client_id, status)]
+        rows.append([client_id, str(len(mine)), *(str(sum(c[name] for c in mine)) for name in SHOWN), status])
+    print_table("", ["client", "files", *SHOWN, "status"], rows)
+
+
+def _print_remarks(remarks: list[tuple[str, str]]) -> None:
+    for name, message in remarks[:_MANY]:
+        typer.echo(f"{name}: {message}")
+    if len(remarks) > _MANY:
+        typer.echo(f"{len(remarks) - _MANY} more files have remarks; healthingest status shows them.")
+
+
+def print_plan(planned: "list[Planned]", clients: list[dict[str, Any]]) -> None:
+    """What an ingest would do: per file while they are few, and per client."""
+    if not planned:
+        typer.echo("Nothing has landed; there is nothing to plan.")
+        return
+    if len(planned) <= _MANY:
+        print_table("", ["file", *SHOWN, "would be"], [[p.file, *_counts(p.counts), p.status] for p in planned])
+    rows = [
+        [c["client_id"] or "none", str(c["files"]), *(str(c[name]) for name in SHOWN), _statuses(c["statuses"])]
+        for c in clients
+    ]
+    print_table("per client", ["client", "files", *SHOWN, "would be"], rows)
+    _print_remarks([(p.file, p.message) for p in planned if p.message])
+    typer.echo("Nothing was written.")
+
+
+def _statuses(statuses: dict[str, int]) -> str:
+    return ", ".join(f"{count} {status}" for status, count in statuses.items())
+
+
+def _counts(counts: "Counts") -> list[str]:
+    plain = counts.as_dict()
+    return [str(plain[name]) for name in SHOWN]
 
 
 def print_status(state: dict[str, Any]) -> None:

@@ -105,6 +105,10 @@ class Bronze:
         """Clients that ever delivered."""
         return sorted(p.name for p in self.root.iterdir() if p.is_dir()) if self.root.is_dir() else []
 
+    def all(self) -> Iterator[str]:
+        """File ids of all registered deliveries, in no particular order."""
+        return (manifest.stem for client_id in self.clients() for manifest in (self.root / client_id).glob("*.json"))
+
     def of_client(self, client_id: str, day: date | None = None) -> Iterator[Registered]:
         """Registered deliveries of one client, in no particular order; only those of one date, if it is given."""
         if day is None:
@@ -144,14 +148,7 @@ class Bronze:
             raise UnroutableError(_UNREADABLE) from None
 
     def _copy(self, path: Path, target: Path, client: Client) -> "_Read":
-        source = client.config.source
-        trailer = source.trailer
-        preflight = Preflight(
-            source.encodings,
-            trailer.starts_with if trailer else None,
-            trailer.count_field if trailer else None,
-            source.delimiter,
-        )
+        preflight = Preflight.of(client.config.source)
         digest = hashlib.sha256()
         key = self._keyring.derive("bronze", client.client_id)
         try:

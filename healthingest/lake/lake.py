@@ -37,11 +37,12 @@ class Lake:
             if applied:
                 raise IncompleteError(
                     f"{self.silver.path} is missing, but the audit table says that {applied} deliveries were applied; "
-                    "restore it from its backup."
+                    "restore it from its backup, or run healthingest ingest --from-bronze."
                 )
         elif not self.sightings.exists() and self.silver.frame(["member_token"]).height:
             raise IncompleteError(
-                f"{self.sightings.path} is missing, but silver has members; restore it from its backup."
+                f"{self.sightings.path} is missing, but silver has members; restore it from its backup, or move "
+                f"{self.silver.path} away too and run healthingest ingest --from-bronze."
             )
 
     @classmethod

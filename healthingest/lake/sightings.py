@@ -88,10 +88,14 @@ class Sightings(Table):
 
     def last_seen(self, client_id: str, active: Callable[[pl.DataFrame], pl.Series]) -> pl.DataFrame:
         """The greatest record date of each member over its active sightings: member_token, last_seen (Date)."""
-        rows = only_active(self.frame(None, pl.col("client_id") == client_id), active)
-        return rows.group_by("member_token").agg(
-            pl.col("sequence").max().str.slice(0, 10).str.to_date("%Y-%m-%d").alias("last_seen")
-        )
+        day = pl.col("latest").str.slice(0, 10).str.to_date("%Y-%m-%d")
+        return self.latest(client_id, active).select("member_token", last_seen=day)
+
+    def latest(self, client_id: str, active: Callable[[pl.DataFrame], pl.Series]) -> pl.DataFrame:
+        """The greatest active sequence of each member: member_token, latest (String)."""
+        columns = ["file_id", "file_name", "member_token", "sequence"]
+        rows = only_active(self.frame(columns, pl.col("client_id") == client_id), active)
+        return rows.group_by("member_token").agg(pl.col("sequence").max().alias("latest"))
 
     def _files_reaching(self, client_id: str, rank: str) -> list[str]:
         """Data files of one client with a sighting ranked at `rank` or later."""

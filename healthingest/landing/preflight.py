@@ -12,6 +12,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
+from healthingest.contracts.source import Source
 from healthingest.errors import DeliveryError
 
 _MAGIC = {
@@ -90,6 +91,17 @@ class Preflight:
         self._nul = 0
         self._bom: str | None = None
         self._decoders: dict[str, codecs.IncrementalDecoder] = {}
+
+    @classmethod
+    def of(cls, source: Source) -> "Preflight":
+        """The pass over a file of a client whose config says this of its files."""
+        trailer = source.trailer
+        return cls(
+            source.encodings,
+            trailer.starts_with if trailer else None,
+            trailer.count_field if trailer else None,
+            source.delimiter,
+        )
 
     def feed(self, chunk: bytes) -> None:
         """Take the next bytes of the file as it lies in the landing zone."""

@@ -17,34 +17,39 @@ _JOB = "healthingest"
 
 
 def report(instance: dg.DagsterInstance, platform: Platform, outcomes: Sequence[Outcome]) -> None:
-    """Store the materializations and check evaluations of what was decided just now, per partition."""
+    """Store the materializations and check evaluations of these outcomes, per partition."""
 
     def partition(outcome: Outcome) -> tuple[str, str]:
         return outcome.delivery.partition
 
-    fresh = sorted((o for o in outcomes if o.fresh), key=partition)
-    for _, group in groupby(fresh, key=partition):
-        _report_partition(instance, platform, list(group))
+    # One id for all: each costs a database file of its own.
+    run_id = str(uuid.uuid4())
+    # Freshness asks when a client was last heard of: one event for each is enough.
+    for last in {o.delivery.client_id: o for o in outcomes if o.status == "succeeded"}.values():
+        instance.report_runless_asset_event(feed_event(last))
+    for _, group in groupby(sorted(outcomes, key=partition), key=partition):
+        _report_partition(instance, platform, list(group), run_id)
 
 
-def _report_partition(instance: dg.DagsterInstance, platform: Platform, outcomes: list[Outcome]) -> None:
+def _report_partition(
+    instance: dg.DagsterInstance, platform: Platform, outcomes: Sequence[Outcome], run_id: str
+) -> None:
     delivery = outcomes[0].delivery
-    key = partition_key(delivery.client_id, delivery.creation_date)
-    for outcome in outcomes:
-        if outcome.status == "succeeded":
-            instance.report_runless_asset_event(feed_event(outcome))
+    key = _key(outcomes[0])
     shown = metadata.of_bronze([o.delivery for o in outcomes], platform.lake.bronze.root / delivery.client_id)
     instance.report_runless_asset_event(dg.AssetMaterialization("bronze_files", partition=key, metadata=shown))
     for result in results(platform, outcomes):
         if isinstance(result, dg.AssetCheckResult):
-            _report_check(instance, result, key)
+            report_check(instance, result, key, run_id)
         else:
             materialized = dg.AssetMaterialization(result.asset_key or "", partition=key, metadata=result.metadata)
             instance.report_runless_asset_event(materialized)
 
 
-def _report_check(instance: dg.DagsterInstance, result: dg.AssetCheckResult, key: dg.MultiPartitionKey) -> None:
-    """Store one evaluation under an id of its own.
+def report_check(
+    instance: dg.DagsterInstance, result: dg.AssetCheckResult, key: dg.MultiPartitionKey, run_id: str
+) -> None:
+    """Store one evaluation of one partition under the id of a run, or of what stands for one.
 
     Dagster's own call for events without a run gives all of them the same empty run id, and its database takes only
     one evaluation per run, check and partition: the second report of a partition raised an IntegrityError.
@@ -63,14 +68,21 @@ def _report_check(instance: dg.DagsterInstance, result: dg.AssetCheckResult, key
         event_specific_data=evaluation,
         job_name=_JOB,
     )
-    instance.report_dagster_event(event, run_id=str(uuid.uuid4()))
+    instance.report_dagster_event(event, run_id=run_id)
 
 
 def report_to_home(platform: Platform, outcomes: Sequence[Outcome]) -> None:
-    """Report to the instance that DAGSTER_HOME names.
+    """Report what was decided just now to the instance that DAGSTER_HOME names, and what it was never told.
+
+    A command that died between its work and its report left the instance without: the next one makes up for it.
 
     Raises:
         Exception: whatever a broken instance raises; the ingest itself is done by then.
     """
     with dg.DagsterInstance.get() as instance:
-        report(instance, platform, outcomes)
+        told = instance.get_materialized_partitions(dg.AssetKey("audit"))
+        report(instance, platform, [o for o in outcomes if o.fresh or _key(o) not in told])
+
+
+def _key(outcome: Outcome) -> dg.MultiPartitionKey:
+    return partition_key(outcome.delivery.client_id, outcome.delivery.creation_date)

@@ -7,10 +7,14 @@ What belongs here: which numbers a page shows. What does not: how a chart is dra
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from functools import cache
 from statistics import median
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from healthingest.report.charts import Bar, bars_over_time
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
 
 Row = Mapping[str, Any]
 #: Deliveries that a chart over time shows at most: the latest.
@@ -68,13 +72,16 @@ def _rank(row: Row) -> tuple[str, str, int, str]:
 
 
 def _render(template: str, **values: object) -> str:
+    made = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
+    return _templates().get_template(template).render(made=made, **values)
+
+
+@cache
+def _templates() -> "Environment":
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
-    environment = Environment(
-        loader=PackageLoader("healthingest.report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
-    )
-    made = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
-    return environment.get_template(template).render(made=made, **values)
+    loader = PackageLoader("healthingest.report")
+    return Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True)
 
 
 def _name(row: Row) -> str:
