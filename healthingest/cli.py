@@ -5,8 +5,10 @@ Imports are made where they are used, so that `--help` answers at once.
 """
 
 import os
+import re
 import resource
 import sys
+from datetime import timedelta
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -15,6 +17,7 @@ import typer
 from typer.exceptions import Abort, TyperException
 
 from healthingest.command import Json, command_of
+from healthingest.errors import UsageError
 from healthingest.ingest_cli import ingest_command
 from healthingest.quarantine_cli import quarantine_app
 from healthingest.show import print_json, print_status, print_table
@@ -114,6 +117,44 @@ def export_command(
     else:
         typer.echo(f"{frame.height} members written to {out}.")
     return 0
+
+
+# --- maintain ----------------------------------------------------------------------------------------------------
+
+
+@command("maintain")
+def maintain_command(
+    keep: Annotated[str, typer.Option(help="How far back readers and the change feed may go: 7d or more.")] = "30d",
+    events: Annotated[str, typer.Option(help="How long Dagster keeps runs that later ones have replaced.")] = "90d",
+    as_json: Json = False,
+) -> int:
+    """Compact tables, delete what nothing needs any more, put the vault's parts together, clean the landing zone.
+
+    Runs beside ingests, and only once at a time. The schedule `maintenance_daily` does the same.
+
+    Example: healthingest maintain --keep 30d
+    """
+    from healthingest.maintain import maintain
+    from healthingest.platform import Platform
+
+    kept, events_kept = _days(keep, "--keep"), _days(events, "--events")
+    steps = maintain(Platform.open(), keep=kept)
+    if os.environ.get("DAGSTER_HOME"):
+        os.environ.setdefault("DAGSTER_DISABLE_TELEMETRY", "1")
+        from healthingest.orchestration.retention import forget_runs_at_home
+
+        steps.append(forget_runs_at_home(events_kept))
+    if as_json:
+        print_json({"steps": [vars(step) for step in steps]})
+    else:
+        print_table("", ["step", "what was done"], [[step.name, step.text] for step in steps])
+    return 0
+
+
+def _days(text: str, option: str) -> timedelta:
+    if not re.fullmatch(r"[0-9]{1,4}d", text):
+        raise UsageError(f"{option} takes days, like 30d.")
+    return timedelta(days=int(text[:-1]))
 
 
 # --- report ------------------------------------------------------------------------------------------------------

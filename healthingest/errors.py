@@ -78,6 +78,12 @@ class ContentionError(HealthingestError):
     kind = "contention"
 
 
+class BusyError(HealthingestError):
+    """Only one of its kind may run, and one does; nothing was done."""
+
+    kind = "busy"
+
+
 def unexpected(error: BaseException) -> bool:
     """Whether an exception is an error, and not a request to stop: panics of Rust libraries are no `Exception`."""
     return isinstance(error, Exception) or type(error).__name__ == "PanicException"

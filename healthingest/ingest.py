@@ -61,6 +61,19 @@ def landed_before(platform: Platform, delivery: Delivery) -> str | None:
     )
 
 
+def replaces(platform: Platform, delivery: Delivery) -> str | None:
+    """What to say of a delivery whose name had brought another file into silver before; else None."""
+    if delivery.delivery_no == 1 or not platform.lake.silver.exists():
+        return None
+    snapshot = Snapshot(platform.lake.silver.snapshot(), delivery.client_id)
+    applied = snapshot.applied_of(platform.lake.bronze.slot(delivery.client_id, delivery.file_name))
+    earlier = max((number for number in applied if number < delivery.delivery_no), default=None)
+    if earlier is None:
+        return None
+    what = "replaces" if delivery.delivery_no in applied else "was meant to replace"
+    return f"A landed file has changed: delivery {delivery.delivery_no} of this name {what} delivery {earlier}."
+
+
 def record_unroutable(platform: Platform, path: Path, error: UnroutableError, *, run_id: str) -> bool:
     """Give a file that leads nowhere its audit row, once per file; False if it has one."""
     file_id = platform.file_id(path)

@@ -65,10 +65,10 @@ class Platform:
         """What is wrong with the config of the client that a file seems to be from; such a file waits."""
         return next((p for p in self.clients.problems if file_name.startswith(f"{p.file.stem}_")), None)
 
-    def file_id(self, path: Path) -> str:
-        """The id a landed file will have as a delivery; reads its bytes once.
+    def file_id(self, path: Path, name: str | None = None) -> str:
+        """The id a landed file has as a delivery, under its own or another name; reads its bytes once.
 
         Raises:
             UnroutableError: it cannot be read.
         """
-        return tokens.file_id(self.keyring, path.name, self.lake.bronze.digest(path))
+        return tokens.file_id(self.keyring, name or path.name, self.lake.bronze.digest(path))

@@ -96,6 +96,24 @@ class Silver(Strict):
     partition_by: tuple[Literal["client_id"]] = ("client_id",)
 
 
+class CleanSource(Strict):
+    """When `maintain` takes a client's ingested files out of the landing zone: so long after they landed."""
+
+    archive_after: Duration | None = None
+    delete_after: Duration | None = None
+
+    @model_validator(mode="after")
+    def _one(self) -> "CleanSource":
+        if (self.archive_after is None) == (self.delete_after is None):
+            raise ValueError('write keep, or one of "archive_after: 30d" and "delete_after: 30d"')
+        return self
+
+    @property
+    def after(self) -> timedelta:
+        """How long a file stays."""
+        return self.archive_after if self.archive_after is not None else self.delete_after or timedelta()
+
+
 class ClientConfig(Strict):
     """One client's YAML; all keys but `client_id` have defaults."""
 
@@ -110,6 +128,7 @@ class ClientConfig(Strict):
     freshness: Freshness = Field(default_factory=Freshness)
     schema_evolution: Literal["review", "add_columns", "freeze"] = "review"
     silver: Silver = Field(default_factory=Silver)
+    clean_source: Literal["keep"] | CleanSource = "keep"
     alerts: dict[StrictStr, StrictStr] = Field(default_factory=dict)
     owners: list[StrictStr] = Field(default_factory=list)
 

@@ -21,7 +21,7 @@ from typing import IO, Any, cast
 import pyarrow as pa
 
 from healthingest.contracts.clients import Client
-from healthingest.errors import UnroutableError
+from healthingest.errors import HealthingestError, UnroutableError
 from healthingest.landing.names import FileName
 from healthingest.landing.preflight import Facts, Preflight
 from healthingest.model import Delivery
@@ -134,6 +134,20 @@ class Bronze:
         key = self._keyring.derive("bronze", delivery.client_id)
         sealed = io.BufferedReader(SealedReader(file, key), _BLOCK)
         return cast("IO[bytes]", pa.CompressedInputStream(pa.PythonFile(sealed, mode="r"), "zstd"))
+
+    def is_whole(self, client_id: str, file_id: str) -> bool:
+        """Whether the sealed copy gives back the very bytes that were registered."""
+        registered = self.find(client_id, file_id)
+        if registered is None:
+            return False
+        digest = hashlib.sha256()
+        try:
+            with self.open(registered.delivery) as source:
+                while chunk := source.read(_BLOCK):
+                    digest.update(chunk)
+        except (OSError, HealthingestError):
+            return False
+        return tokens.content_hmac(self._keyring, digest.digest()) == registered.delivery.content_hmac
 
     def digest(self, path: Path) -> bytes:
         """SHA-256 of a landed file, without registering it.

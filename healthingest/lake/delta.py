@@ -9,6 +9,7 @@ import random
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from datetime import timedelta
 from pathlib import Path
 from typing import TypeVar
 
@@ -24,11 +25,12 @@ from deltalake import (
 )
 from deltalake.exceptions import CommitFailedError
 
-from healthingest.errors import ContentionError, HealthingestError
+from healthingest.errors import AccountingError, ContentionError, HealthingestError
 
 #: Snapshots tried before a writer gives up; with the waits below about 40 s.
 ATTEMPTS = 25
 T = TypeVar("T")
+_LOG_RETENTION = "delta.logRetentionDuration"
 ZSTD = WriterProperties(compression="ZSTD")
 
 
@@ -105,6 +107,45 @@ class Table:
             return set(new)
 
         return retry(attempt)
+
+    def compact(self) -> int:
+        """Put small files together; returns how many fewer there are. Beaten by a writer, it leaves them for next time.
+
+        Raises:
+            AccountingError: the number of rows has changed, which must not be.
+        """
+        table = self.snapshot()
+        before = table.version()
+        try:
+            metrics = table.optimize.compact(writer_properties=ZSTD)
+        except CommitFailedError:
+            return 0
+        if table.version() == before:
+            return 0
+        after = table.version()
+        rows = [DeltaTable(self.uri, version=version).count() for version in (after - 1, after)]
+        if rows[0] != rows[1]:
+            raise AccountingError(f"Compacting {self.path.name} went from {rows[0]} to {rows[1]} rows; restore it.")
+        return int(metrics["numFilesRemoved"]) - int(metrics["numFilesAdded"])
+
+    def vacuum(self, keep: timedelta) -> int:
+        """Delete files that no version of the last `keep` needs, change data included; returns how many."""
+        hours = int(keep.total_seconds() // 3600)
+        gone = self.snapshot().vacuum(retention_hours=hours, dry_run=False, enforce_retention_duration=False, full=True)
+        return len(gone)
+
+    def shorten_log(self, keep: timedelta) -> int:
+        """Write a checkpoint and drop log entries older than `keep`; returns how many files the log has fewer."""
+        table = self.snapshot()
+        retention = f"interval {max(keep.days, 1)} days"
+        if table.metadata().configuration.get(_LOG_RETENTION) != retention:
+            table.alter.set_table_properties({_LOG_RETENTION: retention})
+        log = self.path / "_delta_log"
+        table = self.snapshot()
+        table.create_checkpoint()
+        before = sum(1 for _ in log.iterdir())
+        table.cleanup_metadata()
+        return before - sum(1 for _ in log.iterdir())
 
     def _create(self) -> None:
         if self.path.exists() and any(self.path.iterdir()) and not (self.path / "_delta_log").exists():

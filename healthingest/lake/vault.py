@@ -6,13 +6,21 @@ delivery leave two parts with the same values; silver's `_file_id` and token say
 
 import os
 import secrets
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import polars as pl
 
 from healthingest.privacy.keyring import Keyring
 from healthingest.privacy.vault_file import FOOTER_COLUMNS, scan_encrypted, write_encrypted
+
+#: Stands in a part's name for the delivery, where it holds rows of many.
+CONSOLIDATED = "consolidated"
+
+
+def number_of(part: Path) -> int:
+    """The client's commit number that a part was written for."""
+    return int(part.name.split("-")[1])
 
 
 class Vault:
@@ -37,11 +45,19 @@ class Vault:
             temporary.unlink(missing_ok=True)
         return part
 
-    def values(self, client_id: str, wanted: pl.DataFrame, groups: Mapping[str, str]) -> pl.DataFrame:
-        """Vaulted values of the `wanted` rows (member_token, _file_id), those columns only that the keyring opens."""
-        folder = self.root / f"client_id={client_id}"
-        file_ids = set(wanted["_file_id"].unique())
-        parts = sorted(p for p in folder.glob("*.parquet") if p.name.split("-")[0] in file_ids)
+    def parts(self, client_id: str) -> list[Path]:
+        """All parts of one client."""
+        return sorted((self.root / f"client_id={client_id}").glob("*.parquet"))
+
+    def values(
+        self, client_id: str, wanted: pl.DataFrame, groups: Mapping[str, str], *, without: Collection[Path] = ()
+    ) -> pl.DataFrame:
+        """Vaulted values of the `wanted` rows (member_token, _file_id), those columns only that the keyring opens.
+
+        `without`: parts that are left out, as if they were gone.
+        """
+        names = set(wanted["_file_id"].unique()) | {CONSOLIDATED}
+        parts = [p for p in self.parts(client_id) if p.name.split("-")[0] in names and p not in without]
         scans = [scan_encrypted(p, self._keyring, client_id, groups, name=p.name) for p in parts]
         if not scans:
             return pl.DataFrame(schema=dict.fromkeys([*FOOTER_COLUMNS, *groups], pl.String))

@@ -12,16 +12,23 @@ from typing import Any
 
 import dagster as dg
 
+from healthingest.bulk import sequence_key
 from healthingest.contracts.clients import Client, ClientSet
 from healthingest.contracts.contract import Contract
 from healthingest.errors import ContentionError, HealthingestError, UnroutableError, scrubbed, unexpected
-from healthingest.ingest import deliveries, ingest, register
+from healthingest.ingest import deliveries, ingest, ingest_many, landed_before, register, replaces
 from healthingest.landing.discovery import list_landing, settle
 from healthingest.model import Delivery, Outcome
 from healthingest.orchestration import checks, metadata
+from healthingest.orchestration.checks import store_check
+from healthingest.orchestration.partitions import partition_key
 from healthingest.platform import Platform
 
 OpenPlatform = Callable[[], Platform]
+#: Client and day.
+Partition = tuple[str, date]
+#: Files of a backfill between two reports to Dagster.
+_RANGE_GROUP = 64
 PIPELINE = "member_files"
 OWNERS = ["team:data-engineering"]
 _RETRY = dg.RetryPolicy(max_retries=2, delay=2, backoff=dg.Backoff.EXPONENTIAL, jitter=dg.Jitter.PLUS_MINUS)
@@ -82,6 +89,7 @@ def _bronze_files(
         tags={"layer": "bronze", "phi": "sealed"},
         metadata=metadata.bronze_definition(contract) if contract else None,
         retry_policy=_RETRY,
+        backfill_policy=dg.BackfillPolicy.single_run(),
     )
     def bronze_files(context: dg.AssetExecutionContext, config: FileConfig) -> dg.MaterializeResult[Any]:
         """Landed files, copied as they are: compressed, sealed, never changed again.
@@ -90,8 +98,11 @@ def _bronze_files(
         """
         with readable_errors():
             platform = open_platform()
-            client_id, day = _partition(context)
             start = time.perf_counter()
+            partitions = _partitions(context)
+            if len(partitions) > 1:
+                return _register_range(context, platform, partitions)
+            client_id, day = partitions[0]
             taken = _register(platform, client_id, day, config.file_name)
             for delivery in taken:
                 context.log.info("%s: delivery %s of its slot", delivery.file_name, delivery.delivery_no)
@@ -104,6 +115,28 @@ def _bronze_files(
     return bronze_files
 
 
+def _register_range(
+    context: dg.AssetExecutionContext, platform: Platform, partitions: Sequence[Partition]
+) -> dg.MaterializeResult[Any]:
+    """Take in what landed for many partitions; those without a file say so, and stay missing in silver."""
+    wanted = set(partitions)
+    landed = [f for f in list_landing(platform.places.landing) if _leads_to(platform, f.name) in wanted]
+    by_partition: dict[Partition, list[Delivery]] = {}
+    for file in settle(landed):
+        try:
+            delivery = register(platform, file.path)
+        except UnroutableError as error:  # it changed or vanished just now; the sensor takes it later
+            context.log.warning("%s: %s", file.name, error)
+            continue
+        by_partition.setdefault((delivery.client_id, delivery.creation_date), []).append(delivery)
+    context.log.info("files of %s of %s partitions", len(by_partition), len(partitions))
+    for client_id, day in partitions:
+        found = by_partition.get((client_id, day), [])
+        shown = metadata.of_bronze(found, platform.lake.bronze.root / client_id)
+        context.add_asset_metadata(shown, partition_key=str(partition_key(client_id, day)))
+    return dg.MaterializeResult()
+
+
 def _register(platform: Platform, client_id: str, day: date, file_name: str | None) -> list[Delivery]:
     """Take the named file, or every complete landed file of the partition, into bronze.
 
@@ -114,7 +147,7 @@ def _register(platform: Platform, client_id: str, day: date, file_name: str | No
     if file_name is not None:
         wanted = [f for f in landed if f.name == file_name]
     else:
-        wanted = [f for f in landed if _leads_to(platform, f.name, client_id, day)]
+        wanted = [f for f in landed if _leads_to(platform, f.name) == (client_id, day)]
     taken = [register(platform, f.path) for f in settle(wanted)]
     taken = [d for d in taken if d.partition == (client_id, day.isoformat())]
     taken = taken or _in_bronze(platform, client_id, day, file_name)  # it may have left the landing zone since
@@ -128,12 +161,12 @@ def _in_bronze(platform: Platform, client_id: str, day: date, file_name: str | N
     return [d for d in deliveries(platform, client_id, day) if file_name in {None, d.file_name}]
 
 
-def _leads_to(platform: Platform, name: str, client_id: str, day: date) -> bool:
+def _leads_to(platform: Platform, name: str) -> Partition | None:
     try:
         routed = platform.route(name)
     except UnroutableError:
-        return False
-    return (routed.client_id, routed.creation_date) == (client_id, day)
+        return None
+    return routed.client_id, routed.creation_date
 
 
 def _process_deliveries(
@@ -145,13 +178,19 @@ def _process_deliveries(
         check_specs=checks.delivery_checks(partitions),
         can_subset=True,
         retry_policy=_RETRY,
+        backfill_policy=dg.BackfillPolicy.single_run(),
     )
     def process_deliveries(
         context: dg.AssetExecutionContext, config: FileConfig
     ) -> Iterator[dg.MaterializeResult[Any] | dg.AssetCheckResult | dg.AssetMaterialization]:
         with readable_errors():
             platform = open_platform()
-            client_id, day = _partition(context)
+            partitions = _partitions(context)
+        if len(partitions) > 1:
+            yield from _process_range(context, platform, partitions)
+            return
+        with readable_errors():
+            client_id, day = partitions[0]
             # Whoever materializes silver alone, before bronze_files, means the files that have landed.
             found = _in_bronze(platform, client_id, day, config.file_name) or _register(
                 platform, client_id, day, config.file_name
@@ -168,6 +207,47 @@ def _process_deliveries(
         refuse_unfinished(outcomes)
 
     return process_deliveries
+
+
+def _process_range(
+    context: dg.AssetExecutionContext, platform: Platform, partitions: Sequence[Partition]
+) -> Iterator[dg.AssetMaterialization]:
+    """Many partitions in this one process: each client's files share commits, each partition gets its own events.
+
+    What Dagster would make of results in such a run is one event for all partitions, and checks without any.
+    """
+    unfinished: list[Outcome] = []
+    for client_id in sorted({client_id for client_id, _ in partitions}):
+        with readable_errors():
+            days = {day for c, day in partitions if c == client_id}
+            found = [r.delivery for r in platform.lake.bronze.of_client(client_id)]
+            mine = sorted((d for d in found if d.creation_date in days), key=sequence_key)
+        for at in range(0, len(mine), _RANGE_GROUP):
+            with readable_errors():
+                outcomes = ingest_many(platform, mine[at : at + _RANGE_GROUP], run_id=context.run.run_id)
+            context.log.info("%s: %s of %s files", client_id, min(at + _RANGE_GROUP, len(mine)), len(mine))
+            yield from _range_events(context, platform, outcomes)
+            unfinished += [o for o in outcomes if o.status != "succeeded" and not landed_before(platform, o.delivery)]
+    refuse_unfinished(unfinished)
+
+
+def _range_events(
+    context: dg.AssetExecutionContext, platform: Platform, outcomes: Sequence[Outcome]
+) -> Iterator[dg.AssetMaterialization]:
+    """The events of each partition among these outcomes; checks are stored at once, with their partition."""
+    taken = [o for o in outcomes if o.fresh and o.status == "succeeded"]
+    if taken:
+        yield feed_event(taken[-1])
+    by_partition: dict[dg.MultiPartitionKey, list[Outcome]] = {}
+    for o in outcomes:
+        by_partition.setdefault(partition_key(o.delivery.client_id, o.delivery.creation_date), []).append(o)
+    for key, mine in by_partition.items():
+        newest = list({o.delivery.file_name: o for o in mine}.values())
+        for result in _selected(context, results(platform, newest)):
+            if isinstance(result, dg.AssetCheckResult):
+                store_check(context.instance, result, key, context.run.run_id)
+            else:
+                yield dg.AssetMaterialization(result.asset_key or "", partition=key, metadata=result.metadata)
 
 
 def _ingest_all(platform: Platform, found: Sequence[Delivery], run_id: str) -> Iterator[tuple[Outcome, bool]]:
@@ -228,6 +308,8 @@ def results(
     yield dg.MaterializeResult(asset_key="quarantine", metadata=rejected | link)
     yield dg.MaterializeResult(asset_key="audit", metadata=metadata.of_audit(outcomes, lake.audit) | link)
     yield checks.row_accounting(outcomes)
+    replaced = {o.delivery.file_name: replaces(platform, o.delivery) for o in outcomes}
+    yield checks.resent_files({name: sentence for name, sentence in replaced.items() if sentence})
     if applied:
         yield dg.MaterializeResult(asset_key="silver", metadata=metadata.of_silver(applied, lake.silver) | link)
     if judged:
@@ -282,9 +364,10 @@ def _selected(
             yield result
 
 
-def _partition(context: dg.AssetExecutionContext) -> tuple[str, date]:
-    key = context.partition_key
-    if not isinstance(key, dg.MultiPartitionKey):
-        raise HealthingestError("Materialize one partition, like acme|2025-01-06.")
-    parts = key.keys_by_dimension
-    return parts["client"], date.fromisoformat(parts["date"])
+def _partitions(context: dg.AssetExecutionContext) -> list[Partition]:
+    """The partitions of this run: one, or those of a backfill."""
+    keys = context.partition_keys if context.has_partition_key_range or context.has_partition_key else ()
+    parts = [key.keys_by_dimension for key in keys if isinstance(key, dg.MultiPartitionKey)]
+    if not parts:
+        raise HealthingestError("Materialize a partition, like acme|2025-01-06.")
+    return [(part["client"], date.fromisoformat(part["date"])) for part in parts]

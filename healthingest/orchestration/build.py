@@ -10,7 +10,7 @@ from healthingest.contracts.contract import Contract, load_contract
 from healthingest.errors import ConfigError
 from healthingest.orchestration.assets import feeds, pipeline_assets
 from healthingest.orchestration.partitions import partitions
-from healthingest.orchestration.schedules import delivery_watch
+from healthingest.orchestration.schedules import delivery_watch, maintenance
 from healthingest.orchestration.sensors import ingest_job, landing_zone_sensor
 from healthingest.places import Places
 from healthingest.platform import Platform
@@ -37,12 +37,13 @@ def build_defs(places: Places | None = None) -> dg.Definitions:
         assets = pipeline_assets(open_platform, keys, clients, _shown_contract(places, clients))
         watch_checks, schedules = delivery_watch(open_platform, clients)
         job = ingest_job()
+        maintenance_job, nightly = maintenance(open_platform)
         return dg.Definitions(
             assets=[*dg.with_source_code_references(assets), *feeds(clients)],
             asset_checks=watch_checks,
-            schedules=schedules,
+            schedules=[*schedules, nightly],
             sensors=[landing_zone_sensor(open_platform, keys, loaded, lambda: build_defs(places), job)],
-            jobs=[job],
+            jobs=[job, maintenance_job],
             executor=dg.in_process_executor,
         )
 

@@ -9,11 +9,9 @@ import dagster as dg
 from healthingest.model import Outcome
 from healthingest.orchestration import metadata
 from healthingest.orchestration.assets import feed_event, results
+from healthingest.orchestration.checks import store_check
 from healthingest.orchestration.partitions import partition_key
 from healthingest.platform import Platform
-
-#: Stands where a run's job would.
-_JOB = "healthingest"
 
 
 def report(instance: dg.DagsterInstance, platform: Platform, outcomes: Sequence[Outcome]) -> None:
@@ -40,35 +38,10 @@ def _report_partition(
     instance.report_runless_asset_event(dg.AssetMaterialization("bronze_files", partition=key, metadata=shown))
     for result in results(platform, outcomes):
         if isinstance(result, dg.AssetCheckResult):
-            report_check(instance, result, key, run_id)
+            store_check(instance, result, key, run_id)
         else:
             materialized = dg.AssetMaterialization(result.asset_key or "", partition=key, metadata=result.metadata)
             instance.report_runless_asset_event(materialized)
-
-
-def report_check(
-    instance: dg.DagsterInstance, result: dg.AssetCheckResult, key: dg.MultiPartitionKey, run_id: str
-) -> None:
-    """Store one evaluation of one partition under the id of a run, or of what stands for one.
-
-    Dagster's own call for events without a run gives all of them the same empty run id, and its database takes only
-    one evaluation per run, check and partition: the second report of a partition raised an IntegrityError.
-    """
-    evaluation = dg.AssetCheckEvaluation(
-        asset_key=dg.AssetKey.from_coercible(result.asset_key or "silver"),
-        check_name=result.check_name or "",
-        passed=result.passed,
-        metadata=result.metadata,
-        severity=result.severity,
-        description=result.description,
-        partition=key,
-    )
-    event = dg.DagsterEvent(
-        event_type_value=dg.DagsterEventType.ASSET_CHECK_EVALUATION.value,
-        event_specific_data=evaluation,
-        job_name=_JOB,
-    )
-    instance.report_dagster_event(event, run_id=run_id)
 
 
 def report_to_home(platform: Platform, outcomes: Sequence[Outcome]) -> None:

@@ -1,14 +1,20 @@
-"""Every four hours: has each active client delivered in time, also one that never did?"""
+"""What runs by the clock: whether each client has delivered, every four hours; maintenance, every night."""
 
 from collections.abc import Iterator
+from datetime import timedelta
 
 import dagster as dg
 
 from healthingest.contracts.clients import ClientSet
+from healthingest.maintain import maintain
 from healthingest.orchestration.assets import OpenPlatform, readable_errors
 from healthingest.orchestration.checks import delivery_expected, delivery_expected_specs
+from healthingest.orchestration.retention import forget_runs
 
 CRON = "0 */4 * * *"
+#: After the night's deliveries, before people come; UTC.
+MAINTENANCE_CRON = "30 3 * * *"
+_EVENTS_KEPT = timedelta(days=90)
 
 
 def delivery_watch(
@@ -40,3 +46,30 @@ def delivery_watch(
         description="Checks from the audit table that each active client delivered in time.",
     )
     return [deliveries_expected], [schedule]
+
+
+def maintenance(open_platform: OpenPlatform) -> tuple[dg.JobDefinition, dg.ScheduleDefinition]:
+    """The job that does what `healthingest maintain` does, and its schedule."""
+
+    @dg.op(name="maintain", description="Compaction, vacuum, logs, vault, landing zone, Dagster's own events.")
+    def maintain_op(context: dg.OpExecutionContext) -> None:
+        with readable_errors():
+            steps = maintain(open_platform(), on_step=context.log.info)
+            steps.append(forget_runs(context.instance, _EVENTS_KEPT))
+        for step in steps:
+            context.log.info("%s: %s", step.name, step.text)
+        context.add_output_metadata({step.name: step.text for step in steps})
+
+    @dg.job(name="maintenance", description="Keeps tables, vault and landing zone small. One at a time.")
+    def job() -> None:
+        maintain_op()
+
+    schedule = dg.ScheduleDefinition(
+        name="maintenance_daily",
+        job=job,
+        cron_schedule=MAINTENANCE_CRON,
+        execution_timezone="UTC",
+        default_status=dg.DefaultScheduleStatus.RUNNING,
+        description="Every night what `healthingest maintain` does.",
+    )
+    return job, schedule

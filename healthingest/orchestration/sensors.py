@@ -4,6 +4,7 @@ Thin over `tick` and `landing.discovery`. It must survive any file: every key is
 """
 
 import time
+import uuid
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -11,10 +12,11 @@ import dagster as dg
 
 from healthingest.contracts.clients import fingerprint
 from healthingest.errors import UnroutableError, scrubbed
-from healthingest.ingest import record_unroutable
+from healthingest.ingest import landed_before, record_unroutable
 from healthingest.landing.discovery import Landed, list_landing, settle
 from healthingest.landing.names import FileName, printable
 from healthingest.orchestration.assets import FileConfig, OpenPlatform
+from healthingest.orchestration.checks import resent_files, store_check
 from healthingest.orchestration.partitions import partition_key
 from healthingest.orchestration.reload import reload_once
 from healthingest.orchestration.tick import SUBMITTED, UNROUTABLE, Plan, Seen, dump_seen, load_seen, new_files, plan
@@ -70,9 +72,10 @@ def landing_zone_sensor(
         deadline = time.monotonic() + _WORK_SECONDS
         known, unknown = _split_by_partition(planned, partitions)
         remarks += [f"{name} waits for the code location to reload." for name in unknown]
-        requests = _requests(platform, known, seen, deadline)  # first: good files do not wait for bad ones
+        requests, again = _requests(platform, known, seen, deadline)  # first: good files do not wait for bad ones
         noted, evidence = _note_unroutable(platform, planned, seen, deadline)
-        remarks += noted
+        remarks += [*(f"{name.name}: {sentence}" for name, sentence in again), *noted]
+        evidence += [_landed_again(context.instance, name, sentence) for name, sentence in again]
         if requests:  # else the skip reason says it
             for remark in remarks:
                 context.log.warning(remark)
@@ -141,10 +144,21 @@ def _split_by_partition(
     return known, unknown
 
 
+def _landed_again(instance: dg.DagsterInstance, name: FileName, sentence: str) -> dg.AssetObservation:
+    """The warning that replaced bytes have come back: a failed check of their partition, and an observation."""
+    key = partition_key(name.client_id, name.creation_date)
+    store_check(instance, resent_files({name.name: sentence}), key, str(uuid.uuid4()))
+    told = {"file": name.name, "status": "superseded", "reason": sentence}
+    return dg.AssetObservation("audit", description=f"{name.name} came back.", metadata=told, partition=key)
+
+
 def _requests(
     platform: Platform, candidates: list[tuple[Landed, FileName]], seen: Seen, deadline: float
-) -> list[dg.RunRequest]:
-    """A run for each new file; what exceeds the tick's budget stays unseen and comes with the next one."""
+) -> tuple[list[dg.RunRequest], list[tuple[FileName, str]]]:
+    """A run for each new file, and what to say of files that are an earlier delivery of their name.
+
+    What exceeds the tick's budget stays unseen and comes with the next one.
+    """
     ids: dict[str, tuple[Landed, FileName]] = {}
     for landed, name in candidates[:_RUNS_PER_TICK]:
         try:
@@ -154,12 +168,15 @@ def _requests(
         if time.monotonic() > deadline:
             break
     decided = platform.lake.audit.decided(ids)
-    requests = []
+    requests, again = [], []
     for file_id, (landed, name) in ids.items():
         seen[landed.name] = (landed.size, landed.changed_ns, SUBMITTED)
+        known = platform.lake.bronze.find(name.client_id, file_id)
         if decided.get(file_id) in {None, "unroutable"}:
             requests.append(_request(file_id, name))
-    return requests
+        elif known and (sentence := landed_before(platform, known.delivery)):
+            again.append((name, sentence))
+    return requests, again
 
 
 def _request(file_id: str, name: FileName) -> dg.RunRequest:

@@ -74,6 +74,7 @@ def test_a_partitions_files_go_all_the_way_and_every_asset_says_so(
         "invalid_ratio": True,
         "file_rules": True,
         "row_accounting": True,
+        "resent_files": True,
     }
     silver = next(e for e in result.get_asset_materialization_events() if e.asset_key == dg.AssetKey("silver"))
     shown = silver.step_materialization_data.materialization.metadata
@@ -163,9 +164,52 @@ def test_a_corrected_file_of_the_same_name_ends_the_trouble(
         "invalid_ratio": True,
         "file_rules": True,
         "row_accounting": True,
+        "resent_files": True,
     }
     assert home.lake.silver.frame().height == 2
     assert home.lake.audit.frame(["status"]).height == 2, "the refused one keeps its row"
+
+
+def test_a_landed_file_that_changes_is_warned_of(home: Platform, instance: dg.DagsterInstance) -> None:
+    drop(home, "acme_20250106.csv", csv_of(line("M1")))
+    assert checks_of(run(home, instance))["resent_files"].passed
+    drop(home, "acme_20250106.csv", csv_of(line("M1", city="Salem")))
+    result = run(home, instance)
+    check = checks_of(result)["resent_files"]
+    assert (result.success, check.passed, check.severity.name) == (True, False, "WARN")
+    assert "delivery 2 of this name replaces delivery 1" in str(check.description)
+
+
+def test_a_backfill_of_many_partitions_is_one_run_and_each_partition_has_its_own_events(
+    home: Platform, tmp_path: Path
+) -> None:
+    home = configure(home, "client_id: globex\n", "globex")
+    for day in (6, 7, 9):
+        drop(home, f"acme_2025010{day}.csv", csv_of(*(line(f"M{n}") for n in range(day)), line("M", zip="12")))
+    drop(home, "globex_20250108.csv", csv_of(line("M1")))
+    (tmp_path / "dagster").mkdir()
+    env = os.environ | {"DAGSTER_HOME": str(tmp_path / "dagster"), "DAGSTER_DISABLE_TELEMETRY": "1"}
+    command = [
+        DAGSTER, "asset", "materialize", "-m", "healthingest.definitions", "--select",
+        "bronze_files,quarantine,silver,audit", "--partition-range", "acme|2025-01-06...globex|2025-01-09",
+    ]  # fmt: skip
+    done = subprocess.run(command, env=env, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+
+    delivered = ["acme|2025-01-06", "acme|2025-01-07", "acme|2025-01-09", "globex|2025-01-08"]
+    with dg.DagsterInstance.from_config(str(tmp_path / "dagster")) as instance:
+        assert len(instance.get_run_records()) == 1
+        for asset in ("quarantine", "silver", "audit"):
+            assert sorted(instance.get_materialized_partitions(dg.AssetKey(asset))) == delivered
+        made = instance.fetch_materializations(dg.AssetKey("silver"), limit=9).records
+        inserted = {r.partition_key: r.asset_materialization.metadata["inserted"].value for r in made}
+        assert inserted == dict(zip(delivered, (6, 1, 2, 1), strict=True))
+        passed = {"invalid_ratio": ("silver", delivered[-1:]), "row_accounting": ("audit", delivered)}
+        for name, (asset, partitions) in passed.items():
+            key = dg.AssetCheckKey(dg.AssetKey(asset), name)
+            history = instance.event_log_storage.get_asset_check_execution_history(key, limit=20)
+            assert sorted(r.partition for r in history if r.status.value == "SUCCEEDED") == partitions, name
+    assert home.lake.audit.frame(["run_id"])["run_id"].n_unique() == 1
 
 
 def test_a_correction_that_is_refused_too_fails_its_run(home: Platform, instance: dg.DagsterInstance) -> None:
@@ -292,7 +336,7 @@ def test_a_partition_can_be_reported_again_and_again(home: Platform, tmp_path: P
             report(instance, home, [outcome])
         report(instance, home, [outcome, deliver(home, "acme_20250107.csv", csv_of(line("M1")))])
         feed = instance.fetch_materializations(dg.AssetKey(["client_feed", "acme"]), limit=9).records
-        assert len(feed) == 5
+        assert len(feed) == 4, "one for each report"
         assert instance.get_materialized_partitions(dg.AssetKey("silver")) == {KEY, "acme|2025-01-07"}
 
 
@@ -313,6 +357,7 @@ def test_what_the_cli_reports_is_what_a_run_would_have_reported(home: Platform, 
         ("invalid_ratio", False, KEY),
         ("file_rules", True, KEY),
         ("row_accounting", True, KEY),
+        ("resent_files", True, KEY),
     }
 
 

@@ -17,7 +17,7 @@ from healthingest.orchestration.build import build_defs
 from healthingest.orchestration.tick import dump_seen, load_seen
 from healthingest.places import today
 from healthingest.platform import Platform
-from healthingest_tests.conftest import csv_of, drop, install, line
+from healthingest_tests.conftest import csv_of, deliver, drop, install, line
 
 
 @pytest.fixture
@@ -145,6 +145,26 @@ def test_an_unreadable_file_waits_and_the_others_go_on(home: Platform, instance:
     (home.places.landing / "acme_20250107.csv").mkdir()
     drop(home, "acme_20250106_2.csv", csv_of(line("M1")))
     assert names(tick(home, instance)) == ["acme_20250106_2.csv"]
+
+
+def test_replaced_bytes_that_land_again_start_no_run_and_raise_a_warning(
+    home: Platform, instance: dg.DagsterInstance
+) -> None:
+    name, first = "acme_20250106.csv", csv_of(line("M1"))
+    deliver(home, name, first)
+    deliver(home, name, csv_of(line("M1", city="Salem")))
+    before = (home.lake.silver.version(), home.lake.audit.version(), home.lake.sightings.version())
+    drop(home, name, first)
+    data = tick(home, instance)
+    assert names(data) == []
+    assert "delivery 2 has replaced" in (data.skip_message or "")
+    (seen,) = data.asset_events
+    assert seen.metadata["status"].value == "superseded"
+    key = dg.AssetCheckKey(dg.AssetKey("audit"), "resent_files")
+    (check,) = instance.event_log_storage.get_asset_check_execution_history(key, limit=9)
+    assert (check.status.value, check.partition) == ("FAILED", "acme|2025-01-06")
+    assert list(tick(home, instance, data.cursor).asset_events) == [], "once per landing"
+    assert (home.lake.silver.version(), home.lake.audit.version(), home.lake.sightings.version()) == before
 
 
 def test_a_file_still_open_for_writing_waits(home: Platform, instance: dg.DagsterInstance) -> None:

@@ -1,0 +1,137 @@
+"""Keeps an installation fast and small: compaction, vacuum, logs, the vault's parts, the landing zone.
+
+One at a time, by a lock; beside running ingests. Nothing that a reader, a writer or a change feed of the last `keep`
+may need is deleted, and no part of the vault without proof that silver finds its values elsewhere.
+"""
+
+import contextlib
+import fcntl
+import os
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import timedelta
+
+from healthingest.clean_source import clean_landing
+from healthingest.consolidate import consolidate, drop_replaced
+from healthingest.errors import BusyError, UsageError
+from healthingest.lake.delta import Table
+from healthingest.platform import Platform
+
+#: What is kept unless told otherwise; Delta's own default for its log.
+KEEP = timedelta(days=30)
+#: Less is refused: a reader, a writer or a consumer of the change feed may be that slow. Delta's own limit.
+LEAST = timedelta(days=7)
+#: How long a vault part that was replaced stays for readers that loaded silver before.
+GRACE = timedelta(days=1)
+#: Age of a temporary file that nobody can still be writing.
+_ABANDONED = timedelta(days=1)
+
+
+@dataclass(frozen=True)
+class Step:
+    """What one step of maintenance did."""
+
+    name: str
+    #: How many files, or whatever the text says, it took away.
+    removed: int
+    text: str
+
+
+def maintain(
+    platform: Platform,
+    *,
+    keep: timedelta = KEEP,
+    grace: timedelta = GRACE,
+    on_step: Callable[[str], None] | None = None,
+) -> list[Step]:
+    """Run every step.
+
+    Raises:
+        UsageError: `keep` is so short that someone could still need what it deletes.
+        BusyError: another maintenance is running.
+        IncompleteError, AccountingError: something is gone or wrong; nothing more was deleted.
+    """
+    if keep < LEAST:
+        raise UsageError(f"Keep at least {LEAST.days} days: readers and the change feed may need what is younger.")
+    lake = platform.lake
+    steps: list[Step] = []
+    tables: dict[str, Table] = {
+        "silver": lake.silver, "quarantine": lake.quarantine, "sightings": lake.sightings, "audit": lake.audit,
+    }  # fmt: skip
+    with _alone(platform):
+        for name, table in tables.items():
+            if table.exists():
+                _tell(on_step, name)
+                steps += _table(platform, name, table, keep)
+        for client_id in platform.lake.bronze.clients() if lake.silver.exists() else ():
+            _tell(on_step, f"vault of {client_id}")
+            steps += _vault(platform, client_id, grace)
+        _tell(on_step, "temporary files")
+        steps.append(_abandoned(platform))
+        _tell(on_step, "landing zone")
+        steps += [Step("landing zone", 1, said) for said in clean_landing(platform)]
+    return steps
+
+
+def _tell(on_step: Callable[[str], None] | None, what: str) -> None:
+    if on_step:
+        on_step(what)
+
+
+@contextlib.contextmanager
+def _alone(platform: Platform) -> Iterator[None]:
+    """The lease: a lock that the system takes back from a process that dies."""
+    platform.places.output.mkdir(parents=True, exist_ok=True, mode=0o700)
+    fd = os.open(platform.places.output / ".maintenance.lock", os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise BusyError("Another maintenance is running; let it end.") from None
+        yield
+    finally:
+        os.close(fd)
+
+
+# --- tables -------------------------------------------------------------------------------------------------------
+
+
+def _table(platform: Platform, name: str, table: Table, keep: timedelta) -> Iterator[Step]:
+    fewer = table.compact()
+    yield Step(f"{name}: compact", fewer, f"{fewer} fewer files")
+    gone = table.vacuum(keep)
+    yield Step(f"{name}: vacuum", gone, f"{gone} files deleted that nothing of the last {keep.days} days needs")
+    waiting = _without_audit(platform) if name == "silver" else 0
+    if waiting:  # silver's log is where their audit rows come from
+        yield Step(
+            f"{name}: log", 0, f"kept: {waiting} deliveries have no audit row yet; run healthingest ingest --all"
+        )
+    else:
+        shorter = table.shorten_log(keep)
+        yield Step(f"{name}: log", shorter, f"checkpoint written, {shorter} files of the log deleted")
+
+
+def _without_audit(platform: Platform) -> int:
+    known = set(platform.lake.audit.frame(["file_id"])["file_id"])
+    return sum(file_id not in known for file_id in platform.lake.bronze.all())
+
+
+def _vault(platform: Platform, client_id: str, grace: timedelta) -> Iterator[Step]:
+    dropped = drop_replaced(platform, client_id, grace)
+    if dropped:
+        yield Step(f"vault of {client_id}: drop", dropped, f"{dropped} parts deleted that were replaced before")
+    together = consolidate(platform, client_id)
+    if together:
+        yield Step(f"vault of {client_id}: consolidate", 0, f"{together} parts put together; they go after {grace}")
+
+
+def _abandoned(platform: Platform) -> Step:
+    """Temporary files of processes that died."""
+    removed, oldest = 0, time.time() - _ABANDONED.total_seconds()
+    for root in (platform.lake.bronze.root, platform.lake.vault.root, platform.places.output / "reports"):
+        for path in root.rglob(".*.tmp") if root.is_dir() else ():
+            if path.stat().st_mtime < oldest:
+                path.unlink()
+                removed += 1
+    return Step("temporary files", removed, f"{removed} left behind by processes that died, deleted")
