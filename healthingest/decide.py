@@ -7,10 +7,8 @@ still accounted for as if it had come after those before it in the batch.
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import polars as pl
-from deltalake.exceptions import CommitFailedError
 
 from healthingest import sentences
 from healthingest.contracts.clients import Client
@@ -90,15 +88,11 @@ def decide(platform: Platform, batch: Sequence[Candidate], stage: Stage) -> dict
         # Others' sightings after silver's snapshot: the other order lets two workers each overlook the other.
         plan = _plan(platform, snapshot, undecided)
     with stage("vault"):
-        parts = _put_values(platform, client, snapshot.number + 1, plan.rows.filter(pl.col("_change") != GONE))
+        _put_values(platform, client, snapshot.number + 1, plan.rows.filter(pl.col("_change") != GONE))
     with stage("silver"):
         said = {file_id: decision.as_dict() for file_id, decision in plan.decisions.items()}
-        try:
-            version = silver.commit(snapshot, said, silver_rows(plan.rows, client))
-        except CommitFailedError:
-            for part in parts:
-                part.unlink()  # no commit names it
-            raise
+        # If it fails, the parts stay for maintenance: a commit may have landed although its answer was lost.
+        version = silver.commit(snapshot, said, silver_rows(plan.rows, client))
     return decided | {file_id: replace(d, version=version) for file_id, d in plan.decisions.items()}
 
 
@@ -148,7 +142,7 @@ def _plan(platform: Platform, snapshot: Snapshot, batch: Sequence[Candidate]) ->
         if len(applied) > 1:
             state = after(state, current)
         if slot.earlier:
-            left = left_behind(platform, slot, candidate.members)
+            left = left_behind(platform, slot, candidate.members, current)
         message = sentences.of_applied(candidate.judged, counts, candidate.extra_columns, left["_change"])
         decisions[candidate.delivery.file_id] = Decision(APPLIED, counts, candidate.outcome.profile, message)
     rows = _changed(won, known) if won else batch[0].members.clear()
@@ -234,10 +228,8 @@ def _changed(won: Sequence[tuple[Candidate, pl.DataFrame]], known: pl.DataFrame)
     )
 
 
-def _put_values(platform: Platform, client: Client, number: int, rows: pl.DataFrame) -> list[Path]:
+def _put_values(platform: Platform, client: Client, number: int, rows: pl.DataFrame) -> None:
     """One vault part per delivery that the rows come from: mostly one, more where members fall back."""
     groups = client.contract.vaulted
-    return [
+    for part in rows.select("member_token", "_file_id", *groups).partition_by("_file_id"):
         platform.lake.vault.put(client.client_id, part["_file_id"][0], number, part, groups)
-        for part in rows.select("member_token", "_file_id", *groups).partition_by("_file_id")
-    ]

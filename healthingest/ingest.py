@@ -101,7 +101,8 @@ def ingest_many(
     OSError, after which the same call may be made again.
     """
     outcomes: dict[str, Outcome] = {}
-    for batch in _batches([*_earlier_of_slots(platform, deliveries), *deliveries]):
+    work = [*_earlier_of_slots(platform, deliveries), *deliveries]
+    for batch in _batches(sorted(work, key=lambda d: d.delivery_no)):  # of each name the earlier ones first
         outcomes |= {o.delivery.file_id: o for o in _ingest_batch(platform, batch, run_id, on_stage)}
     return [outcomes[d.file_id] for d in deliveries]
 

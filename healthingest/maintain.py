@@ -16,6 +16,7 @@ from healthingest.clean_source import clean_landing
 from healthingest.consolidate import consolidate, drop_replaced
 from healthingest.errors import BusyError, UsageError
 from healthingest.lake.delta import Table
+from healthingest.landing.names import printable
 from healthingest.platform import Platform
 
 #: What is kept unless told otherwise; Delta's own default for its log.
@@ -67,6 +68,8 @@ def maintain(
         for client_id in platform.lake.bronze.clients() if lake.silver.exists() else ():
             _tell(on_step, f"vault of {client_id}")
             steps += _vault(platform, client_id, grace)
+        _tell(on_step, "bronze")
+        steps += _unfinished(platform)
         _tell(on_step, "temporary files")
         steps.append(_abandoned(platform))
         _tell(on_step, "landing zone")
@@ -135,3 +138,12 @@ def _abandoned(platform: Platform) -> Step:
                 path.unlink()
                 removed += 1
     return Step("temporary files", removed, f"{removed} left behind by processes that died, deleted")
+
+
+def _unfinished(platform: Platform) -> Iterator[Step]:
+    """Deliveries whose registration died between its last two steps, if their file has left the landing zone since."""
+    for client_id in platform.clients.active:
+        for name in platform.lake.bronze.unfinished(client_id):
+            platform.lake.bronze.finish(platform.route(name), platform.clients.clients[client_id])
+            text = f"{printable(name)} was sealed, but not registered until now; run healthingest ingest --from-bronze"
+            yield Step("bronze", 0, text)

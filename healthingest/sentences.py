@@ -17,7 +17,7 @@ def of_applied(judged: Judgement, counts: Counts, extra_columns: int, left: pl.S
     if left.len():
         gone = int((left == GONE).sum())
         said.append(
-            f"Members that only the earlier delivery of this name had: {gone} were removed, "
+            f"Members whose row came from the earlier delivery of this name: {gone} were removed, "
             f"{left.len() - gone} fell back to what other deliveries say."
         )
     return _text([*said, *_remarks(counts, extra_columns)])

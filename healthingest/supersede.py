@@ -62,17 +62,20 @@ def takes_back_too_much(platform: Platform, slot: Slot, members: pl.DataFrame) -
     return before.join(members, on="member_token", how="anti").height > members.height
 
 
-def left_behind(platform: Platform, slot: Slot, members: pl.DataFrame) -> pl.DataFrame:
-    """Members that only the superseded delivery named and whose row changes, as `members` with `_change`.
+def left_behind(platform: Platform, slot: Slot, members: pl.DataFrame, current: pl.DataFrame) -> pl.DataFrame:
+    """Members of the superseded delivery that the new one does not decide, if their row changes.
 
-    `gone`: no other delivery names them. `changed`: the row that the best of the others gives them.
+    They are those that it does not name, and those for whom its record is `stale`: of records that are ordered by a
+    date of their own, the superseded delivery's may have been later than all others. `members` is the new delivery's,
+    `current` (member_token) that part of it that is not stale. Given as `members`, with `_change`: `gone` where no
+    other delivery names a member, `changed` with the row that the best of the others gives.
     """
     columns = pl.DataFrame(schema=members.schema | {"_change": pl.String()})
     if slot.earlier is None:
         return columns
     client_id = slot.delivery.client_id
     rows = platform.lake.sightings.frame(None, pl.col("client_id") == client_id)
-    alone = rows.filter(pl.col("file_id") == slot.earlier).join(members, on="member_token", how="anti")
+    alone = rows.filter(pl.col("file_id") == slot.earlier).join(current, on="member_token", how="anti")
     best = _best(rows.join(alone.select("member_token"), on="member_token", how="semi"), slot)
     known = slot.snapshot.hashes().join(alone.select("member_token"), on="member_token", how="semi")
     gone = known.join(best, on="member_token", how="anti").select("member_token", _change=pl.lit(GONE))

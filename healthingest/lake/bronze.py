@@ -69,24 +69,10 @@ class Bronze:
             with _locked(slot):
                 if _stamp(path) != read.stamp:
                     raise UnroutableError(_CHANGED)
-                known = self.find(client.client_id, file_id)
-                if known:
-                    return known
-                temporary.rename(folder / f"{file_id}.sealed")
-                delivery = Delivery(
-                    file_id=file_id,
-                    client_id=client.client_id,
-                    file_name=name.name,
-                    creation_date=name.creation_date,
-                    suffix=name.suffix,
-                    delivery_no=_reserve(slot, file_id),
-                    content_hmac=tokens.content_hmac(self._keyring, read.sha256),
-                    file_bytes=read.size,
-                    contract=client.contract.name,
-                    config_hash=client.config_hash,
-                    registered_at=datetime.now(UTC),
-                )
-                self._write_manifest(folder, Registered(delivery, read.facts), client)
+                self._finish(name, client, but=file_id)
+                if not self.find(client.client_id, file_id):
+                    temporary.rename(folder / f"{file_id}.sealed")
+                    self._write_manifest(name, client, file_id, _reserve(slot, file_id), read)
         finally:
             temporary.unlink(missing_ok=True)
         return cast("Registered", self.find(client.client_id, file_id))
@@ -130,8 +116,11 @@ class Bronze:
 
     def open(self, delivery: Delivery) -> IO[bytes]:
         """The delivery's bytes as they were received, as a stream."""
-        file = (self.root / delivery.client_id / f"{delivery.file_id}.sealed").open("rb")
-        key = self._keyring.derive("bronze", delivery.client_id)
+        return self._sealed(delivery.client_id, delivery.file_id)
+
+    def _sealed(self, client_id: str, file_id: str) -> IO[bytes]:
+        file = (self.root / client_id / f"{file_id}.sealed").open("rb")
+        key = self._keyring.derive("bronze", client_id)
         sealed = io.BufferedReader(SealedReader(file, key), _BLOCK)
         return cast("IO[bytes]", pa.CompressedInputStream(pa.PythonFile(sealed, mode="r"), "zstd"))
 
@@ -161,6 +150,36 @@ class Bronze:
         except OSError:
             raise UnroutableError(_UNREADABLE) from None
 
+    def finish(self, name: FileName, client: Client) -> int:
+        """Register what a process that died had sealed and numbered under a name, but not registered; how many."""
+        with _locked(self.root / client.client_id / "slots" / name.name):
+            return self._finish(name, client)
+
+    def unfinished(self, client_id: str) -> list[str]:
+        """File names under which something is numbered that is not registered."""
+        slots = self.root / client_id / "slots"
+        names = sorted(p.name for p in slots.iterdir() if p.is_dir()) if slots.is_dir() else []
+        return [n for n in names if not all(self._known(client_id, f) for f in self.slot(client_id, n).values())]
+
+    def _finish(self, name: FileName, client: Client, but: str = "") -> int:
+        waiting = [
+            (number, file_id) for number, file_id in self.slot(client.client_id, name.name).items()
+            if file_id != but and not self._known(client.client_id, file_id)
+        ]  # fmt: skip
+        for number, file_id in waiting:
+            with self._sealed(client.client_id, file_id) as source:
+                digest, preflight, size = hashlib.sha256(), Preflight.of(client.config.source), 0
+                while chunk := source.read(_BLOCK):
+                    digest.update(chunk)
+                    preflight.feed(chunk)
+                    size += len(chunk)
+            read = _Read(digest.digest(), size, preflight.facts(), (0, 0, 0, 0))
+            self._write_manifest(name, client, file_id, number, read)
+        return len(waiting)
+
+    def _known(self, client_id: str, file_id: str) -> bool:
+        return (self.root / client_id / f"{file_id}.json").exists()
+
     def _copy(self, path: Path, target: Path, client: Client) -> "_Read":
         preflight = Preflight.of(client.config.source)
         digest = hashlib.sha256()
@@ -187,15 +206,29 @@ class Bronze:
             raise UnroutableError(_CHANGED)
         return _Read(digest.digest(), size, preflight.facts(), after)
 
-    def _write_manifest(self, folder: Path, registered: Registered, client: Client) -> None:
-        delivery = registered.delivery
+    def _write_manifest(self, name: FileName, client: Client, file_id: str, number: int, read: "_Read") -> None:
+        """The last step: it makes the delivery exist, pinned to the client's config of this moment."""
+        folder = self.root / client.client_id
+        delivery = Delivery(
+            file_id=file_id,
+            client_id=client.client_id,
+            file_name=name.name,
+            creation_date=name.creation_date,
+            suffix=name.suffix,
+            delivery_no=number,
+            content_hmac=tokens.content_hmac(self._keyring, read.sha256),
+            file_bytes=read.size,
+            contract=client.contract.name,
+            config_hash=client.config_hash,
+            registered_at=datetime.now(UTC),
+        )
         body = {
             "delivery": asdict(delivery)
             | {
                 "creation_date": delivery.creation_date.isoformat(),
                 "registered_at": delivery.registered_at.isoformat(),
             },
-            "facts": registered.facts.model_dump(),
+            "facts": read.facts.model_dump(),
             "config": client.pin,
         }
         temporary = folder / f".{secrets.token_hex(8)}.tmp"
@@ -203,9 +236,7 @@ class Bronze:
             json.dump(body, file, indent=1)
             file.flush()
             os.fsync(file.fileno())
-        with contextlib.suppress(FileExistsError):  # another worker registered the same delivery first: its pin holds
-            os.link(temporary, self._manifest(delivery))
-        temporary.unlink()
+        temporary.rename(self._manifest(delivery))
 
     def _manifest(self, delivery: Delivery) -> Path:
         return self.root / delivery.client_id / f"{delivery.file_id}.json"

@@ -1,0 +1,77 @@
+"""Silver is a function of the set of deliveries: random histories, in random orders, groups and repeats."""
+
+import multiprocessing as mp
+import os
+import random
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from healthingest.ingest import ingest_many, register
+from healthingest.model import Delivery
+from healthingest_tests.conftest import drop, examples
+from healthingest_tests.histories import change_feed_is_real, expected, found, history_of, new_home
+
+
+def in_sorted_order(root: Path, files: list[tuple[str, str]]) -> object:
+    """One file after the other, each name's versions in their order."""
+    home = new_home(root)
+    for name, text in sorted(files, key=lambda file: file[0]):
+        ingest_many(home, [register(home, drop(home, name, text))], run_id="sorted")
+    return found(home)
+
+
+def in_any_order(root: Path, files: list[tuple[str, str]], chance: random.Random) -> object:
+    """Landed in any order that keeps each name's own, worked on in any order, in groups, some of it again and again."""
+    home = new_home(root)
+    names = [name for name, _ in files]
+    chance.shuffle(names)
+    waiting = {name: [text for other, text in files if other == name] for name in names}
+    known: list[Delivery] = []
+    for name in names:
+        known.append(register(home, drop(home, name, waiting[name].pop(0))))
+        if chance.random() < 0.6:
+            group = chance.sample(known, chance.randint(1, len(known)))
+            ingest_many(home, list(dict.fromkeys(group)), run_id="any")
+    rest = list(dict.fromkeys(chance.sample(known, len(known))))
+    ingest_many(home, rest, run_id="rest")
+    versions = [table.version() for table in (home.lake.silver, home.lake.quarantine, home.lake.sightings)]
+    ingest_many(home, chance.sample(rest, len(rest)), run_id="again")
+    assert versions == [table.version() for table in (home.lake.silver, home.lake.quarantine, home.lake.sightings)]
+    change_feed_is_real(home)
+    return found(home)
+
+
+def try_one(root: Path, seed: int) -> None:
+    files = history_of(random.Random(seed))
+    assert in_any_order(root / str(seed), files, random.Random(-seed)) == expected(files), f"seed {seed}"
+
+
+def test_any_order_of_a_random_history_leads_to_what_it_defines(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("POLARS_MAX_THREADS", "1")  # for the processes that start here: their frames are tiny
+    workers = ProcessPoolExecutor(os.cpu_count() or 1, mp_context=mp.get_context("spawn"))
+    with workers as pool:
+        for tried in [pool.submit(try_one, tmp_path, seed) for seed in range(examples(200))]:
+            tried.result()
+
+
+@pytest.mark.parametrize("seed", range(examples(8)))
+def test_the_sorted_order_leads_to_what_a_history_defines(tmp_path: Path, seed: int) -> None:
+    files = history_of(random.Random(seed))
+    assert in_sorted_order(tmp_path, files) == expected(files)
+
+
+def test_the_histories_hold_what_they_are_meant_to_try() -> None:
+    kinds: dict[str, int] = {}
+    for seed in range(240):
+        files = history_of(random.Random(seed))
+        told = expected(files)
+        kinds["held"] = kinds.get("held", 0) + any(d[0] == "held" for d in told.deliveries.values())
+        kinds["again"] = kinds.get("again", 0) + any(number > 1 for _, number in told.deliveries)
+        kinds["duplicates"] = kinds.get("duplicates", 0) + any(d[4] for d in told.deliveries.values())
+        kinds["rejected"] = kinds.get("rejected", 0) + bool(told.quarantine)
+        kinds["same bytes"] = kinds.get("same bytes", 0) + (len(set(files)) < len(files))
+    assert min(kinds.values()) > 20, kinds
