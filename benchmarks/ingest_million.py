@@ -75,6 +75,7 @@ def _install(root: Path) -> dict[str, str]:
         "HEALTHINGEST_HOME": str(root / "home"),
         "HEALTHINGEST_KEYRING": str(root / "keys" / "keyring.json"),
         "PYTHONPATH": str(REPO),
+        "_RJEM_MALLOC_CONF": "dirty_decay_ms:100,muzzy_decay_ms:100",  # as `healthingest` and run_pipeline.sh set it
     }
 
 

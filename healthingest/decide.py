@@ -19,6 +19,8 @@ from healthingest.platform import Platform
 from healthingest.quality import Judgement
 from healthingest.supersede import Slot, left_behind, silver_rows, takes_back_too_much
 
+#: Members of a delivery that are always kept: to read them anew costs more than their memory.
+_KEPT = 100_000
 _NO_SIGHTINGS = pl.DataFrame(schema={"member_token": pl.String, "sequence": pl.String})
 #: Times a named stage of the work.
 Stage = Callable[[str], AbstractContextManager[None]]
@@ -30,8 +32,7 @@ class Candidate:
 
     outcome: Outcome
     client: Client
-    #: As `members_of` gives them.
-    members: pl.DataFrame
+    members: "Members"
     judged: Judgement
     #: Columns of its header that the contract does not know.
     extra_columns: int
@@ -40,6 +41,29 @@ class Candidate:
     def delivery(self) -> Delivery:
         """The delivery itself."""
         return self.outcome.delivery
+
+
+class Members:
+    """What a delivery says of its members, as `members_of` gives it; of a large one it is not kept during the commit.
+
+    The merge needs the memory. Should the commit have to be tried again, they are read from bronze anew.
+    """
+
+    def __init__(self, frame: pl.DataFrame, again: Callable[[], pl.DataFrame]) -> None:
+        """`again` gives the same frame once more."""
+        self._frame: pl.DataFrame | None = frame
+        self._again = again
+
+    def look(self) -> pl.DataFrame:
+        """The members."""
+        if self._frame is None:
+            self._frame = self._again()
+        return self._frame
+
+    def let_go(self) -> None:
+        """Free them if they are many."""
+        if self._frame is not None and self._frame.height > _KEPT:
+            self._frame = None
 
 
 @dataclass(frozen=True)
@@ -87,6 +111,8 @@ def decide(platform: Platform, batch: Sequence[Candidate], stage: Stage) -> dict
             return decided
         # Others' sightings after silver's snapshot: the other order lets two workers each overlook the other.
         plan = _plan(platform, snapshot, undecided)
+        for candidate in undecided:
+            candidate.members.let_go()
     with stage("vault"):
         _put_values(platform, client, snapshot.number + 1, plan.rows.filter(pl.col("_change") != GONE))
     with stage("silver"):
@@ -128,7 +154,7 @@ def _plan(platform: Platform, snapshot: Snapshot, batch: Sequence[Candidate]) ->
     applied: list[tuple[Candidate, Slot]] = []
     for candidate in batch:
         slot = Slot(snapshot, platform.lake.bronze, candidate.delivery)
-        takes_back = takes_back_too_much(platform, slot, candidate.members)
+        takes_back = takes_back_too_much(platform, slot, candidate.members.look())
         if takes_back or candidate.judged.holds:
             decisions[candidate.delivery.file_id] = _held(candidate, takes_back=takes_back)
         else:
@@ -137,15 +163,16 @@ def _plan(platform: Platform, snapshot: Snapshot, batch: Sequence[Candidate]) ->
     state, won = _state(platform, snapshot, [c for c, _ in applied], known), []
     left = pl.DataFrame(schema={"_change": pl.String})
     for candidate, slot in applied:
-        current, counts = compared(candidate.members, candidate.outcome.counts, state, superseded=slot.superseded)
+        members, counts = candidate.members.look(), candidate.outcome.counts
+        current, counts = compared(members, counts, state, superseded=slot.superseded)
         won.append((candidate, current))
         if len(applied) > 1:
             state = after(state, current)
         if slot.earlier:
-            left = left_behind(platform, slot, candidate.members, current)
+            left = left_behind(platform, slot, members, current)
         message = sentences.of_applied(candidate.judged, counts, candidate.extra_columns, left["_change"])
         decisions[candidate.delivery.file_id] = Decision(APPLIED, counts, candidate.outcome.profile, message)
-    rows = _changed(won, known) if won else batch[0].members.clear()
+    rows = _changed(won, known) if won else batch[0].members.look().clear()
     return _Plan(pl.concat([rows, left], how="diagonal"), decisions)
 
 
@@ -156,38 +183,47 @@ def _held(candidate: Candidate, *, takes_back: bool) -> Decision:
 
 
 def _known(snapshot: Snapshot, batch: Sequence[Candidate]) -> pl.DataFrame:
-    """What silver says of the batch's members: member_token, __hash."""
+    """What silver says of the batch's members, and maybe of others: member_token, __hash."""
     known = snapshot.hashes().rename({"_content_hash": "__hash"})
-    tokens = [c.members.select("member_token") for c in batch]
-    return known.join(pl.concat(tokens), on="member_token", how="semi") if tokens else known.clear()
+    if len(batch) <= 1 or known.is_empty():
+        return known
+    return known.join(
+        pl.concat([c.members.look().select("member_token") for c in batch]), on="member_token", how="semi"
+    )
 
 
 def _state(platform: Platform, snapshot: Snapshot, batch: Sequence[Candidate], known: pl.DataFrame) -> pl.DataFrame:
     """Before the batch: member_token, __hash of silver's row, __latest active sighting by others where it matters."""
     new = [c.delivery for c in batch]
-    own = pl.concat([_NO_SIGHTINGS, *(c.members.select(_NO_SIGHTINGS.columns) for c in batch)])
+    own = pl.concat([_NO_SIGHTINGS, *(c.members.look().select(_NO_SIGHTINGS.columns) for c in batch)])
     latest = platform.lake.sightings.latest_of_others(
         snapshot.client_id, {d.file_id for d in new}, own,
         lambda deliveries: snapshot.active(deliveries, platform.lake.bronze, applying=new),
     )  # fmt: skip
+    if latest.is_empty():
+        return known.with_columns(__latest=pl.lit(None, pl.String))
     return known.join(latest.rename({"latest": "__latest"}), on="member_token", how="full", coalesce=True)
 
 
 def compared(
     members: pl.DataFrame, counts: Counts, state: pl.DataFrame, *, superseded: bool = False
 ) -> tuple[pl.DataFrame, Counts]:
-    """What a delivery says that counts (member_token, sequence, _content_hash), and its whole accounting.
+    """What a delivery says that counts, and its whole accounting.
 
-    `state`: member_token, __hash of silver's row, __latest active sighting by others; whom it lacks is new.
+    `state`: member_token, __hash of silver's row, __latest active sighting by others; whom it lacks is new. Of each
+    member that is not stale: member_token, sequence, _content_hash, __hash, and __row, its place in `members`.
     """
-    own = members.select("member_token", "sequence", "_content_hash")
+    own = members.select("member_token", "sequence", "_content_hash").with_row_index("__row")
     if superseded:
-        current = own.clear().with_columns(__hash=pl.lit(None, pl.String))
+        own = own.clear()
+    if state.is_empty():
+        current = own.with_columns(__hash=pl.lit(None, pl.String))
     else:
-        current = own.join(state, on="member_token", how="left", maintain_order="left").filter(
-            pl.col("__latest").is_null() | (pl.col("__latest") < pl.col("sequence"))
-        )
-    inserted = int(current["__hash"].is_null().sum())
+        current = own.join(state, on="member_token", how="left", maintain_order="left")
+        if state["__latest"].null_count() < state.height:
+            current = current.filter(pl.col("__latest").is_null() | (pl.col("__latest") < pl.col("sequence")))
+        current = current.drop("__latest")
+    inserted = current["__hash"].null_count()
     unchanged = int((current["__hash"] == current["_content_hash"]).sum())
     full = replace(
         counts,
@@ -200,7 +236,7 @@ def compared(
     parts = full.duplicates + full.stale + full.suppressed + full.unchanged + full.inserted + full.updated
     if parts != full.accepted:
         raise AccountingError(f"{full.accepted} records were accepted, but {parts} accounted for in silver.")
-    return current.select("member_token", "sequence", "_content_hash"), full
+    return current, full
 
 
 def after(state: pl.DataFrame, current: pl.DataFrame) -> pl.DataFrame:
@@ -211,21 +247,26 @@ def after(state: pl.DataFrame, current: pl.DataFrame) -> pl.DataFrame:
 
 def _changed(won: Sequence[tuple[Candidate, pl.DataFrame]], known: pl.DataFrame) -> pl.DataFrame:
     """The rows that differ from silver's, each from the delivery that wins its member, with `_change`."""
-    winners = [current.with_columns(__by=pl.lit(number, pl.Int32)) for number, (_, current) in enumerate(won)]
-    best = winners[0]
-    if len(winners) > 1:
-        best = pl.concat(winners).sort("sequence").unique("member_token", keep="last")
-    best = best.join(known, on="member_token", how="left", maintain_order="left").filter(
-        pl.col("__hash").is_null() | (pl.col("__hash") != pl.col("_content_hash"))
-    )
-    change = pl.when(pl.col("__hash").is_null()).then(pl.lit(NEW)).otherwise(pl.lit(CHANGED)).alias("_change")
-    best = best.select("member_token", "__by", change)
-    return pl.concat(
-        candidate.members.join(
-            best.filter(pl.col("__by") == number).drop("__by"), on="member_token", maintain_order="left"
-        )
-        for number, (candidate, _) in enumerate(won)
-    )
+    if len(won) == 1:
+        best = won[0][1].with_columns(__by=pl.lit(0, pl.Int32))
+    else:
+        winners = [current.with_columns(__by=pl.lit(by, pl.Int32)) for by, (_, current) in enumerate(won)]
+        best = pl.concat(winners).sort("sequence").unique("member_token", keep="last").drop("__hash")
+        best = best.join(known, on="member_token", how="left")  # against silver, not the delivery before it
+    best = best.filter(pl.col("__hash").is_null() | (pl.col("__hash") != pl.col("_content_hash")))
+    change = pl.when(pl.col("__hash").is_null()).then(pl.lit(NEW)).otherwise(pl.lit(CHANGED))
+    best = best.select("__by", "__row", _change=change).sort("__row")
+    parts = [best.filter(pl.col("__by") == by) for by in range(len(won))]
+    return pl.concat(_picked(candidate.members.look(), part) for (candidate, _), part in zip(won, parts, strict=True))
+
+
+def _picked(members: pl.DataFrame, part: pl.DataFrame) -> pl.DataFrame:
+    if part.height == members.height:
+        return members.with_columns(part["_change"])
+    picked = members[part["__row"]]
+    # polars' text of picked rows keeps that of all rows alive; by way of Arrow's older layout it is a copy.
+    copied = pl.DataFrame(picked.to_arrow(compat_level=pl.CompatLevel.oldest()), schema=picked.schema)
+    return copied.with_columns(part["_change"])
 
 
 def _put_values(platform: Platform, client: Client, number: int, rows: pl.DataFrame) -> None:

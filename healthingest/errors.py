@@ -4,6 +4,8 @@ A message is one readable sentence: what, where, what to do. It never holds a va
 `from None` where the cause could hold one: Dagster stores causes and contexts in its event log.
 """
 
+import os
+import re
 import traceback
 from pathlib import Path
 
@@ -91,6 +93,8 @@ def unexpected(error: BaseException) -> bool:
 
 def scrubbed(error: BaseException) -> str:
     """What may be said of an unexpected error: its type and where it rose. Its text could hold a record's values."""
+    if refused := _refused_by_system(error):
+        return refused
     frames = traceback.extract_tb(error.__traceback__)
     own = [frame for frame in frames if "healthingest" in Path(frame.filename).parts] or frames
     place = f" at {Path(own[-1].filename).name}:{own[-1].lineno}" if own else ""
@@ -99,4 +103,16 @@ def scrubbed(error: BaseException) -> str:
 
 def system_sentence(error: OSError) -> str:
     """What the system refused, and of which file."""
+    if error.filename is None and (refused := _refused_by_system(error)):
+        return refused
     return f"{error.strerror or 'The system refused'}: {error.filename or 'no file named'}."
+
+
+def _refused_by_system(error: BaseException) -> str | None:
+    """What the system refused, where a library only says so in its own text: Rust's ends in `(os error 28)`."""
+    number = error.errno if isinstance(error, OSError) else None
+    found = re.search(r"\(os error ([0-9]{1,3})\)", str(error))
+    number = number or (int(found[1]) if found else None)
+    if not number:
+        return None
+    return f"{os.strerror(number)}: mend that and run this again; what was done is kept, nothing is half-done."

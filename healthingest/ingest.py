@@ -16,12 +16,12 @@ from typing import Any
 
 import polars as pl
 
-from healthingest.decide import Candidate, decide, recorded
+from healthingest.decide import Candidate, Members, decide, recorded
 from healthingest.errors import ConfigError, PermanentError, UnroutableError
 from healthingest.lake.delta import retry
 from healthingest.lake.silver import HELD, Snapshot
 from healthingest.landing.names import printable
-from healthingest.members import check_delivery, members_of
+from healthingest.members import check_delivery, members_of, read_again
 from healthingest.model import Counts, Delivery, Outcome, Profile, Status
 from healthingest.platform import Platform
 from healthingest.quality import judge_quality
@@ -199,7 +199,7 @@ def _attempt(platform: Platform, batch: Sequence[Delivery], run_id: str, stages:
     with stages("quarantine"):
         lake.quarantine.put(rejected, platform.keyring, run_id)
     with stages("sight"):
-        lake.sightings.put((c.delivery, c.members) for c in candidates)
+        lake.sightings.put((c.delivery, c.members.look()) for c in candidates)
     try:
         decisions = retry(lambda: decide(platform, candidates, stages)) if candidates else {}
     except (PermanentError, ConfigError) as error:
@@ -223,7 +223,7 @@ def _check(
         profile=checked.profile, file_breaches=judged.file,
     )  # fmt: skip
     with stages("tokenise"):
-        members = members_of(platform, delivery, client, checked)
+        members = Members(members_of(platform, delivery, client, checked), lambda: read_again(platform, delivery))
     return Candidate(outcome, client, members, judged, len(checked.extra_columns)), checked.rejected
 
 

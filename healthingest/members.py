@@ -49,6 +49,13 @@ def check_bytes(
     return checked
 
 
+def read_again(platform: Platform, delivery: Delivery) -> pl.DataFrame:
+    """What a delivery says of its members, from bronze: the same at any time, since it is pinned to its config."""
+    client = platform.pinned_client(delivery)
+    checked = check_delivery(platform, delivery, client, lambda _stage, _seconds: None)
+    return members_of(platform, delivery, client, checked)
+
+
 def members_of(platform: Platform, delivery: Delivery, client: Client, checked: Checked) -> pl.DataFrame:
     """One row per member of the delivery, its last record: silver's columns, the vault's, and `sequence`."""
     contract, keyring = client.contract, platform.keyring

@@ -16,7 +16,7 @@ from healthingest.errors import PermanentError
 from healthingest.lake.bronze import Bronze
 from healthingest.lake.sightings import only_active
 from healthingest.lake.silver import CHANGED, GONE, Snapshot, readable_columns
-from healthingest.members import check_delivery, members_of
+from healthingest.members import read_again
 from healthingest.model import Delivery
 from healthingest.platform import Platform
 from healthingest.records.damage import RECORD_NO
@@ -96,10 +96,7 @@ def _rows_of(platform: Platform, client_id: str, wanted: pl.DataFrame) -> pl.Dat
     registered = platform.lake.bronze.find(client_id, file_id)
     if registered is None:
         raise PermanentError(f"Delivery {file_id} is not in bronze, but members fall back to it; restore bronze.")
-    delivery = registered.delivery
-    client = platform.pinned_client(delivery)
-    checked = check_delivery(platform, delivery, client, lambda _stage, _seconds: None)
-    rows = members_of(platform, delivery, client, checked).join(wanted, on="member_token", how="semi")
+    rows = read_again(platform, registered.delivery).join(wanted, on="member_token", how="semi")
     if rows.height != wanted.height:
         raise PermanentError(f"Delivery {file_id} in bronze no longer gives what was sighted of it; restore bronze.")
     return rows.with_columns(_change=pl.lit(CHANGED))

@@ -8,6 +8,7 @@ import hashlib
 import hmac
 import os
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 
 import polars as pl
@@ -16,6 +17,8 @@ import polars_hash as plh
 from healthingest.errors import KeyringError
 from healthingest.privacy.keyring import Keyring
 
+#: Rows from which on hashing is worth more than one thread.
+_LARGE = 50_000
 #: Hex digits of all tokens, hashes and file ids: 16 bytes.
 DIGITS = 32
 # Neither can stand in a value: control characters are rejected.
@@ -55,8 +58,16 @@ def content_hmac(keyring: Keyring, sha256: bytes) -> str:
 def _hmac(text: pl.DataFrame, key: bytes) -> pl.Series:
     # Eager only: a serialised LazyFrame would carry the key.
     _known_answer_test()
-    column = plh.col(text.columns[0])
-    return text.select(column.chash.hmac_sha256(key=key.hex()).str.slice(0, DIGITS)).to_series()
+    hashed = plh.col(text.columns[0]).chash.hmac_sha256(key=key.hex()).str.slice(0, DIGITS)
+    if text.height < _LARGE:
+        return text.select(hashed).to_series()
+    # The expression runs on one core, however long the column.
+    workers = os.cpu_count() or 1
+    size = -(-text.height // workers)
+    parts = [text.slice(at, size) for at in range(0, text.height, size)]
+    with ThreadPoolExecutor(workers) as pool:
+        done: pl.DataFrame = pl.concat(pool.map(lambda part: part.select(hashed), parts), rechunk=True)
+    return done.to_series()
 
 
 @cache

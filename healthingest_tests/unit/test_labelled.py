@@ -4,8 +4,11 @@ The expected values are standardised here by plain Python, not by the code under
 """
 
 import csv
+import os
 import random
 import re
+import subprocess
+import sys
 import unicodedata
 from collections import defaultdict
 from pathlib import Path
@@ -17,6 +20,7 @@ from healthingest.ingest import ingest, register
 from healthingest.lake.export import export_frame
 from healthingest.places import Places
 from healthingest.platform import Platform
+from healthingest_tests.conftest import examples
 
 REPO = Path(__file__).parents[2]
 DATA = REPO.parent / "shared" / "data"
@@ -94,13 +98,45 @@ def labelled(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
 
 
 def test_silver_is_the_expected_state_in_any_order(labelled: Platform) -> None:
+    holds_the_expected_members(labelled)
+
+
+_SHUFFLED = """
+import random, sys
+from pathlib import Path
+from healthingest.ingest import ingest, register
+from healthingest.platform import Platform
+platform, files = Platform.open(), [Path(name) for name in sys.argv[2:]]
+random.Random(sys.argv[1]).shuffle(files)
+for file in files:
+    assert ingest(platform, register(platform, file), run_id="worker").status == "succeeded"
+"""
+
+
+@pytest.mark.parametrize("order", range(20 if examples(1) > 1 else 1))
+def test_four_processes_with_all_files_in_orders_of_their_own_end_in_the_expected_state(
+    tmp_path: Path, order: int
+) -> None:
+    platform = open_platform(tmp_path / "home", ["acme", "globex", "north_star"])
+    places = platform.places
+    env = os.environ | {"HEALTHINGEST_HOME": str(places.home), "HEALTHINGEST_KEYRING": str(places.keyring)}
+    files = [str(file) for file in sorted((DATA / "labelled" / "raw").iterdir())]
+    command = [sys.executable, "-c", _SHUFFLED]
+    workers = [subprocess.Popen([*command, f"{order} {n}", *files], env=env, cwd=REPO) for n in range(4)]
+    assert [worker.wait(300) for worker in workers] == [0] * 4
+    holds_the_expected_members(platform)
+    audit = platform.lake.audit.frame(["file_id"])
+    assert (audit.height, audit["file_id"].n_unique()) == (27, 27)
+
+
+def holds_the_expected_members(platform: Platform) -> None:
     expected = {
         (row["client_id"], row["member_id"]): standardised(row) | {"last_seen": str(row["creation_date"])[:10]}
         for row in pl.read_parquet(DATA / "labelled" / "expected_silver.parquet").to_dicts()
     }
     got = {
         (row["client_id"], row["member_id"]): {c: row[c] for c in STANDARD} | {"last_seen": str(row["last_seen"])}
-        for row in export_frame(labelled).to_dicts()
+        for row in export_frame(platform).to_dicts()
     }
     assert len(got) == 11_835
     assert got == expected
