@@ -17,7 +17,7 @@ from healthingest.model import Delivery, Outcome
 from healthingest.platform import Platform
 
 #: Files that are taken in together, at most: what a crash repeats, and how often progress shows.
-_GROUP = 64
+GROUP = 64
 _UNFINISHED = "The file is still being written, or is hidden or a link."
 OnFile = Callable[[str], None]
 T = TypeVar("T")
@@ -132,8 +132,8 @@ def _problem(name: str, error: BaseException) -> Problem:
 
 
 def _parts(items: Sequence[T]) -> Iterator[Sequence[T]]:
-    for at in range(0, len(items), _GROUP):
-        yield items[at : at + _GROUP]
+    for at in range(0, len(items), GROUP):
+        yield items[at : at + GROUP]
 
 
 def _order(platform: Platform, path: Path) -> tuple[str, str, str, str]:

@@ -1,8 +1,10 @@
 """`healthingest ingest`: landed files, everything that landed, or all of bronze, without the Dagster daemon."""
 
+import multiprocessing as mp
 import os
 import sys
 from collections.abc import Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -84,13 +86,13 @@ def _ingest(
     platform: "Platform", paths: list[Path], *, from_bronze: bool
 ) -> "tuple[list[Outcome], list[dict[str, Any]]]":
     """Everything's outcome or problem, told to Dagster group by group, so that little is untold after a crash."""
-    from healthingest.bulk import Problem, ingest_bronze, ingest_paths
+    from healthingest.bulk import GROUP, Problem, ingest_bronze, ingest_paths
 
     run_id = f"cli-{os.getpid()}"
     outcomes: list[Outcome] = []
     problems: list[dict[str, Any]] = []
     total = len(list(platform.lake.bronze.all())) if from_bronze else len(paths)
-    with _progress("ingest", total) as show:
+    with _telling(platform, total // GROUP) as tell, _progress("ingest", total) as show:
         groups: Iterator[list[Done]] = (
             ingest_bronze(platform, run_id=run_id, on_stage=lambda text: show(text, 0))
             if from_bronze
@@ -100,8 +102,7 @@ def _ingest(
             ended = [done for done in group if not isinstance(done, Problem)]
             outcomes += ended
             problems += [vars(done) for done in group if isinstance(done, Problem)]
-            show("tell Dagster", 0)
-            _report(platform, ended)
+            tell(ended)
             show("", len(group))
     return outcomes, problems
 
@@ -149,15 +150,49 @@ def _progress(what: str, total: int) -> "Iterator[Show]":
         yield show
 
 
-def _report(platform: "Platform", outcomes: "list[Outcome]") -> None:
-    """Tell Dagster, where there is one; the ingest itself is done by then and must not be lost."""
-    if not os.environ.get("DAGSTER_HOME") or not outcomes:
+@contextmanager
+def _telling(platform: "Platform", groups: int) -> "Iterator[Callable[[list[Outcome]], None]]":
+    """How to tell Dagster, where there is one. The ingest itself is done by then and must not be lost.
+
+    Of a history in a process of its own: telling a file's story costs Dagster about as much as the file costs us.
+    """
+    if not os.environ.get("DAGSTER_HOME"):
+        yield lambda _outcomes: None
         return
     os.environ.setdefault("DAGSTER_DISABLE_TELEMETRY", "1")
+    if groups <= 1:
+        yield lambda outcomes: _say_if(_tell(platform.places, outcomes))
+        return
+    with ProcessPoolExecutor(1, mp_context=mp.get_context("spawn")) as pool:
+        told: list[Future[str | None]] = []
+        yield lambda outcomes: told.append(pool.submit(_tell, platform.places, outcomes))
+        problems = [problem for future in told if (problem := _result(future))]
+    _say_if(problems[0] if problems else None)
+
+
+def _tell(places: "Places", outcomes: "list[Outcome]") -> str | None:
+    """Report outcomes to the instance of DAGSTER_HOME; what went wrong, if something did."""
+    from healthingest.platform import Platform
+
+    if not outcomes:
+        return None
     try:
         from healthingest.orchestration.report import report_to_home
 
-        report_to_home(platform, outcomes)
+        report_to_home(Platform.open(places), outcomes)
     except Exception as error:  # noqa: BLE001 - whatever Dagster's storage raises
-        told = f"The files are ingested, but Dagster was not told ({type(error).__name__}); is DAGSTER_HOME right?"
+        return type(error).__name__
+    return None
+
+
+def _result(future: "Future[str | None]") -> str | None:
+    try:
+        return future.result()
+    except Exception as error:  # noqa: BLE001 - the process may have been killed
+        return type(error).__name__
+
+
+def _say_if(problem: str | None) -> None:
+    if problem:
+        told = f"The files are ingested, but Dagster was not told ({problem}); is DAGSTER_HOME right?"
         typer.echo(f"healthingest: {told}", err=True)
