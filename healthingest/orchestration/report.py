@@ -8,8 +8,8 @@ import dagster as dg
 
 from healthingest.model import Outcome
 from healthingest.orchestration import metadata
-from healthingest.orchestration.assets import feed_event, results
 from healthingest.orchestration.checks import store_check
+from healthingest.orchestration.events import feed_event, results
 from healthingest.orchestration.partitions import partition_key
 from healthingest.platform import Platform
 

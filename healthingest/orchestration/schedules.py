@@ -7,8 +7,9 @@ import dagster as dg
 
 from healthingest.contracts.clients import ClientSet
 from healthingest.maintain import maintain
-from healthingest.orchestration.assets import OpenPlatform, readable_errors
+from healthingest.orchestration.assets import OpenPlatform
 from healthingest.orchestration.checks import delivery_expected, delivery_expected_specs
+from healthingest.orchestration.events import readable_errors
 from healthingest.orchestration.retention import forget_runs
 
 CRON = "0 */4 * * *"
