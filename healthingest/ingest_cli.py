@@ -116,9 +116,7 @@ def _plan(platform: "Platform", paths: list[Path], *, as_json: bool) -> int:
             planned.append(item)
             show("", 1)
     if as_json:
-        print_json(
-            {"files": [vars(p) | {"counts": p.counts.as_dict()} for p in planned], "clients": by_client(planned)}
-        )
+        print_json({"files": [plain(p) for p in planned], "clients": by_client(planned)})
     else:
         print_plan(planned, by_client(planned))
     return 1 if any(p.status not in {"succeeded", "done"} for p in planned) else 0

@@ -126,7 +126,9 @@ def _vault(platform: Platform, client_id: str, grace: timedelta) -> Iterator[Ste
         yield Step(f"vault of {client_id}: drop", dropped, f"{dropped} parts deleted that were replaced before")
     together = consolidate(platform, client_id)
     if together:
-        yield Step(f"vault of {client_id}: consolidate", 0, f"{together} parts put together; they go after {grace.days} d")
+        yield Step(
+            f"vault of {client_id}: consolidate", 0, f"{together} parts put together; they go after {grace.days} d"
+        )
 
 
 def _abandoned(platform: Platform) -> Step:
