@@ -108,7 +108,7 @@ def _ingest(
 
 
 def _plan(platform: "Platform", paths: list[Path], *, as_json: bool) -> int:
-    from healthingest.planning import by_client, plan_paths
+    from healthingest.planning import by_client, plain, plan_paths
 
     with _progress("plan", len(paths)) as show:
         planned = []
