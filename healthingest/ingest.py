@@ -102,9 +102,17 @@ def ingest_many(
     """
     outcomes: dict[str, Outcome] = {}
     work = [*_earlier_of_slots(platform, deliveries), *deliveries]
-    for batch in _batches(sorted(work, key=lambda d: d.delivery_no)):  # of each name the earlier ones first
+    for batch in _batches(_in_slot_order(work)):
         outcomes |= {o.delivery.file_id: o for o in _ingest_batch(platform, batch, run_id, on_stage)}
     return [outcomes[d.file_id] for d in deliveries]
+
+
+def _in_slot_order(deliveries: Sequence[Delivery]) -> list[Delivery]:
+    """The deliveries as given, but of each name the earlier ones first."""
+    slots: dict[tuple[str, str], list[Delivery]] = defaultdict(list)
+    for delivery in sorted(dict.fromkeys(deliveries), key=lambda d: -d.delivery_no):
+        slots[delivery.client_id, delivery.file_name].append(delivery)
+    return [slots[d.client_id, d.file_name].pop() for d in dict.fromkeys(deliveries)]
 
 
 def _earlier_of_slots(platform: Platform, deliveries: Sequence[Delivery]) -> list[Delivery]:
