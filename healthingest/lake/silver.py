@@ -141,15 +141,19 @@ class Silver(Table):
             | {f"file/{file_id}": said["state"] for file_id, said in decided.items()},
             {"healthingest": json.dumps({"deliveries": decided}, sort_keys=True)},
         )
+        # A literal partition prunes, and keeps other clients' commits from conflicting: without one, an append too
+        # counts as having read the whole table, and fails beside any merge.
+        partition = f"{{0}}client_id = '{snapshot.client_id}' AND {{0}}_bucket = 0"
         if (changed["_change"] == NEW).all():
             # Nothing to match (or nothing at all): an append is the same commit without the join.
-            rows = changed.drop("_change")
-            write_deltalake(snapshot.table, rows, mode="append", writer_properties=ZSTD, commit_properties=properties)
+            write_deltalake(  # type: ignore[call-overload]  # its stubs lack predicate for append; the library has it
+                snapshot.table, changed.drop("_change"), mode="append", predicate=partition.format(""),
+                writer_properties=ZSTD, commit_properties=properties,
+            )  # fmt: skip
         else:
-            # A literal client prunes to its partition and keeps other clients' commits from conflicting.
-            here = f"t.client_id = '{snapshot.client_id}' AND t._bucket = 0 AND s.member_token = t.member_token"
             merge = snapshot.table.merge(
-                changed, here, source_alias="s", target_alias="t", streamed_exec=False,
+                changed, f"{partition.format('t.')} AND s.member_token = t.member_token",
+                source_alias="s", target_alias="t", streamed_exec=False,
                 writer_properties=ZSTD, commit_properties=properties,
             )  # fmt: skip
             merge.when_matched_delete(f"s._change = '{GONE}'")

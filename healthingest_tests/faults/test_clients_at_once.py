@@ -38,12 +38,18 @@ def work(places: Places, client: str, barrier: Any, queue: Any) -> None:
         queue.put((repr(error), 0))
 
 
+def _records(client: int, day: int) -> list[str]:
+    """On its even days a client changes members, on its odd ones it only adds some: merges meet appends."""
+    even = (client + day) % 2 == 0
+    known = [line(f"M{n}", city=f"City {'ABCDE'[day] if even and n % 5 == 0 else 'A'}") for n in range(60)]
+    return [*known, *([] if even else [line(f"N{day}{n}") for n in range(5)]), line("M", zip="12")]
+
+
 def test_eight_clients_at_once_never_conflict(tmp_path: Path) -> None:
     home = install(tmp_path, {client: f"client_id: {client}\n" for client in CLIENTS})
     for client in CLIENTS:
         for day in _DAYS:
-            rows = [line(f"M{n}", city="AB"[(n + day) % 5 == 0]) for n in range(60)]
-            drop(home, f"{client}_2025010{day}.csv", csv_of(*rows, line("M", zip="12")))
+            drop(home, f"{client}_2025010{day}.csv", csv_of(*_records(CLIENTS.index(client), day)))
     for table in (home.lake.silver, home.lake.quarantine, home.lake.sightings, home.lake.audit):
         table.snapshot()
     for client in home.clients.clients.values():
@@ -58,5 +64,5 @@ def test_eight_clients_at_once_never_conflict(tmp_path: Path) -> None:
         worker.join(30)
     assert ends == [(["succeeded"] * len(_DAYS), 0)] * len(CLIENTS)
     members = home.lake.silver.frame(["client_id"]).group_by("client_id").agg(pl.len()).sort("client_id")
-    assert members["len"].to_list() == [60] * len(CLIENTS)
+    assert members["len"].to_list() == [60 + 5 * len(_DAYS) // 2] * len(CLIENTS)
     assert home.lake.audit.frame(["status"]).height == len(CLIENTS) * len(_DAYS)

@@ -1,5 +1,6 @@
 """The tables: writes that happen once, writers that exclude each other, and what the logs may show."""
 
+import itertools
 import json
 import re
 from datetime import UTC, date, datetime
@@ -184,20 +185,21 @@ def test_every_kind_of_commit_of_one_client_excludes_every_other(two: Platform, 
                 silver.commit(snapshot, {delivery.file_id: {"state": APPLIED}}, rows)
 
 
-@pytest.mark.parametrize("is_new", [True, False])
-def test_writers_of_different_clients_do_not_conflict(two: Platform, is_new: bool) -> None:
+@pytest.mark.parametrize("kinds", list(itertools.product(("append", "merge", "empty"), repeat=2)), ids="/".join)
+def test_writers_of_different_clients_do_not_conflict(two: Platform, kinds: tuple[str, str]) -> None:
     silver, clients = two.lake.silver, two.clients.clients
     first, second = registered(two, "acme_20250106.csv"), registered(two, "globex_20250106.csv")
     for delivery in (registered(two, "acme_20250105.csv"), registered(two, "globex_20250105.csv")):
         snapshot = silver.for_client(delivery.client_id, clients[delivery.client_id].contract)
         silver.commit(snapshot, {delivery.file_id: {"state": APPLIED}}, silver_rows(two, delivery, "old"))
     stale = [silver.for_client(d.client_id, clients[d.client_id].contract) for d in (first, second)]
-    for snapshot, delivery in zip(stale, (first, second), strict=True):
-        rows = silver_rows(two, delivery, "new", "old" if not is_new else "newer").with_columns(
-            _change=pl.lit("new" if is_new else "changed")
-        )
+    for snapshot, delivery, kind in zip(stale, (first, second), kinds, strict=True):
+        rows = silver_rows(two, delivery, "old" if kind == "merge" else "newer")
+        rows = rows.with_columns(_change=pl.lit("changed" if kind == "merge" else "new"))
+        rows = rows.clear() if kind == "empty" else rows
         silver.commit(snapshot, {delivery.file_id: {"state": APPLIED}}, rows)
-    assert silver.frame().group_by("client_id").len()["len"].to_list() == ([3, 3] if is_new else [2, 2])
+    members = dict(silver.frame().group_by("client_id").len().iter_rows())
+    assert members == {c: 2 if k == "append" else 1 for c, k in zip(("acme", "globex"), kinds, strict=True)}
 
 
 def test_an_empty_commit_records_state_number_and_counts(home: Platform) -> None:
