@@ -101,7 +101,7 @@ def ingest_many(
     OSError, after which the same call may be made again.
     """
     outcomes: dict[str, Outcome] = {}
-    work = [*_earlier_of_slots(platform, deliveries), *deliveries]
+    work = [*_undecided_of_slots(platform, deliveries), *deliveries]
     for batch in _batches(_in_slot_order(work)):
         outcomes |= {o.delivery.file_id: o for o in _ingest_batch(platform, batch, run_id, on_stage)}
     return [outcomes[d.file_id] for d in deliveries]
@@ -115,22 +115,23 @@ def _in_slot_order(deliveries: Sequence[Delivery]) -> list[Delivery]:
     return [slots[d.client_id, d.file_name].pop() for d in dict.fromkeys(deliveries)]
 
 
-def _earlier_of_slots(platform: Platform, deliveries: Sequence[Delivery]) -> list[Delivery]:
-    """Deliveries of the same names that came before these and have not ended: they are decided first.
+def _undecided_of_slots(platform: Platform, deliveries: Sequence[Delivery]) -> list[Delivery]:
+    """Other deliveries of the same names that have not ended: the earlier are decided first, and none is left.
 
-    So that whether a re-sent file is held depends on its name's deliveries alone, not on the order of the work.
+    So whether a re-sent file is held depends on its name's deliveries alone, not on the order of the work; and what
+    a process had registered when it died is finished even if other bytes lie in its file's place by now.
     """
     bronze, given = platform.lake.bronze, {d.file_id for d in deliveries}
-    earlier = [
-        found.delivery
-        for d in deliveries if d.delivery_no > 1
-        for number, file_id in sorted(bronze.slot(d.client_id, d.file_name).items())
-        if number < d.delivery_no and file_id not in given and (found := bronze.find(d.client_id, file_id))
+    others = [
+        (d.client_id, file_id)
+        for d in deliveries
+        for file_id in bronze.slot(d.client_id, d.file_name).values() if file_id not in given
     ]  # fmt: skip
-    if not earlier:
+    if not others:
         return []
-    ended = platform.lake.audit.decided([d.file_id for d in earlier])
-    return [d for d in earlier if d.file_id not in ended]
+    ended = platform.lake.audit.decided([file_id for _, file_id in others])
+    found = [bronze.find(client_id, file_id) for client_id, file_id in others if file_id not in ended]
+    return [registered.delivery for registered in found if registered]
 
 
 def _batches(deliveries: Sequence[Delivery]) -> Iterator[list[Delivery]]:

@@ -164,6 +164,19 @@ def test_replaced_bytes_that_land_again_are_told_of_and_change_nothing(home: Pla
     assert "delivery 2 has replaced" in told["message"]
 
 
+def test_a_delivery_whose_process_died_is_finished_although_its_bytes_were_replaced_by_earlier_ones(
+    home: Platform,
+) -> None:
+    name, first = "acme_20250106.csv", csv_of(line("M1"))
+    deliver(home, name, first)
+    register(home, drop(home, name, csv_of(line("M1", city="Salem"), line("M2"))))  # and there it died
+    drop(home, name, first)
+    run("ingest", "--all")
+    rows = home.lake.audit.frame(["delivery_no", "status"]).sort("delivery_no").rows()
+    assert rows == [(1, "succeeded"), (2, "succeeded")]
+    assert home.lake.silver.frame(["member_token"]).height == 2
+
+
 def test_a_lost_table_is_built_again_by_the_command_that_the_error_names(home: Platform) -> None:
     import shutil
 
