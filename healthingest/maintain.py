@@ -136,9 +136,10 @@ def _abandoned(platform: Platform) -> Step:
     removed, oldest = 0, time.time() - _ABANDONED.total_seconds()
     for root in (platform.lake.bronze.root, platform.lake.vault.root, platform.places.output / "reports"):
         for path in root.rglob(".*.tmp") if root.is_dir() else ():
-            if path.stat().st_mtime < oldest:
-                path.unlink()
-                removed += 1
+            with contextlib.suppress(FileNotFoundError):  # its writer, alive, has just given it its name
+                if path.stat().st_mtime < oldest:
+                    path.unlink()
+                    removed += 1
     return Step("temporary files", removed, f"{removed} left behind by processes that died, deleted")
 
 

@@ -212,6 +212,8 @@ def test_what_dead_processes_left_goes_after_a_day_and_what_they_sealed_is_regis
     old.touch()
     young.touch()
     os.utime(old, (0, 0))
+    gone = old.with_name(".cccc.tmp")
+    gone.symlink_to("named meanwhile")  # listed, and not there when it is looked at: its writer was faster
     with monkeypatch.context() as patched:
         patched.setattr(type(home.lake.bronze), "_write_manifest", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
