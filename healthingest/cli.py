@@ -197,7 +197,7 @@ def keys_init_command(as_json: Json = False) -> int:
     Example: HEALTHINGEST_ENV=prod healthingest keys init
     """
     from healthingest.places import Places
-    from healthingest.privacy.keyring import init_keyring
+    from healthingest.privacy.keyring_file import init_keyring
 
     path = init_keyring(Places.from_env())
     if as_json:
@@ -214,7 +214,7 @@ def keys_status_command(as_json: Json = False) -> int:
     Example: healthingest keys status --json
     """
     from healthingest.places import Places
-    from healthingest.privacy.keyring import keyring_status
+    from healthingest.privacy.keyring_file import keyring_status
 
     state = keyring_status(Places.from_env())
     if as_json:

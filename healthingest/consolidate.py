@@ -18,6 +18,7 @@ from healthingest.errors import IncompleteError
 from healthingest.lake.silver import Snapshot
 from healthingest.lake.vault import CONSOLIDATED, number_of
 from healthingest.platform import Platform
+from healthingest.privacy.keyring import vault_purpose
 
 #: Parts of one client that are worth putting together.
 _PARTS = 16
@@ -34,7 +35,7 @@ def consolidate(platform: Platform, client_id: str) -> int:
         return 0
     for contract_name, wanted in _referenced(snapshot):
         contract = load_contract(platform.places.configs, contract_name)
-        closed = [group for group in set(contract.vaulted.values()) if not platform.keyring.holds(f"vault/{group}")]
+        closed = [g for g in sorted(contract.groups) if not platform.keyring.holds(vault_purpose(g), client_id)]
         if closed:
             raise IncompleteError(
                 f"The keyring does not open the column group {closed[0]}; maintain needs all of them."

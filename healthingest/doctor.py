@@ -63,7 +63,7 @@ def _folders(places: Places) -> Iterator[Finding]:
 
 
 def _keyring(places: Places) -> Iterator[Finding]:
-    from healthingest.privacy.keyring import keyring_status
+    from healthingest.privacy.keyring_file import keyring_status
 
     if not places.keyring.exists() and places.env == "dev" and not (places.output / "silver").exists():
         yield Finding("warn", "keyring", f"{places.keyring} does not exist yet; the first ingest makes it")
@@ -93,7 +93,7 @@ def _tables(places: Places) -> Iterator[Finding]:
 
     if places.keyring.exists():
         from healthingest.lake.lake import Lake
-        from healthingest.privacy.keyring import load_keyring
+        from healthingest.privacy.keyring_file import load_keyring
 
         Lake.of(places, load_keyring(places)).require_whole()
     for table in (t.at(places.output) for t in (Silver, Quarantine, Sightings, Audit)):

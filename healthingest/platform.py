@@ -10,7 +10,8 @@ from healthingest.landing.names import FileName, parse_file_name
 from healthingest.model import Delivery
 from healthingest.places import Places, today
 from healthingest.privacy import tokens
-from healthingest.privacy.keyring import Keyring, open_keyring
+from healthingest.privacy.keyring import Keyring
+from healthingest.privacy.keyring_file import give_keys, open_keyring
 
 
 @dataclass(frozen=True)
@@ -36,11 +37,13 @@ class Platform:
             UsageError: a HEALTHINGEST_* variable holds something that is not allowed.
         """
         places = places or Places.from_env()
-        keyring = open_keyring(places)
+        clients = load_clients(places)
+        groups = {client_id: clients.clients[client_id].contract.groups for client_id in clients.active}
+        keyring = give_keys(places, open_keyring(places), groups)
         lake = Lake.of(places, keyring)
         if whole:
             lake.require_whole()
-        return cls(places, load_clients(places), keyring, lake)
+        return cls(places, clients, keyring, lake)
 
     def route(self, file_name: str) -> FileName:
         """Which client and partition a file name belongs to.

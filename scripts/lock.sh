@@ -7,4 +7,4 @@ lock() {
     --no-emit-index-url --no-emit-find-links --quiet
 }
 lock --extra build -o requirements.lock
-lock --extra build --extra dev -c requirements.lock -o requirements-dev.lock
+lock --extra build --extra aws --extra vault --extra dev -c requirements.lock -o requirements-dev.lock

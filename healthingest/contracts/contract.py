@@ -6,7 +6,7 @@ Contracts live in `client_configs/contracts/<name>/<version>.yaml` and never cha
 import re
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import polars as pl
 from pydantic import Field, StrictStr, model_validator
@@ -18,7 +18,8 @@ from healthingest.errors import ConfigError
 ColumnType = Literal["identifier", "name", "text"] | Domain
 #: Types whose values have a standard form that not every text has; failing it rejects the record.
 PARSED_TYPES: frozenset[ColumnType] = frozenset(DOMAINS)
-Group = Literal["identity", "contact"]
+#: Name of a column group; its key is made when a client first uses a contract that has it.
+Group = Annotated[StrictStr, Field(pattern=r"^[a-z][a-z0-9_]{0,30}$")]
 
 
 #: Rules of the reader; no other rule may have these ids.
@@ -52,6 +53,8 @@ class Policy(Strict):
     def _says_something(self) -> "Policy":
         if not (self.token or self.keep or self.vault or self.generalize or self.drop):
             raise ValueError("a policy must name at least one of: token, keep, vault, generalize, drop")
+        if self.vault == "footer":
+            raise ValueError("footer is no name for a column group: the vault's files use it themselves")
         if self.drop and (self.token or self.keep or self.vault or self.generalize):
             raise ValueError("'drop' cannot stand with another policy")
         return self
@@ -173,6 +176,11 @@ class Contract(Strict):
         return {
             target: (column.name, how) for column in self.columns for target, how in column.policy.generalize.items()
         }
+
+    @property
+    def groups(self) -> frozenset[str]:
+        """Its column groups."""
+        return frozenset(self.vaulted.values())
 
     @property
     def vaulted(self) -> dict[str, str]:

@@ -15,7 +15,7 @@ import polars as pl
 import polars_hash as plh
 
 from healthingest.errors import KeyringError
-from healthingest.privacy.keyring import Keyring
+from healthingest.privacy.keyring import SHARED, Keyring
 
 #: Rows from which on hashing is worth more than one thread.
 _LARGE = 50_000
@@ -52,7 +52,7 @@ def file_id(keyring: Keyring, file_name: str, sha256: bytes) -> str:
 
 def content_hmac(keyring: Keyring, sha256: bytes) -> str:
     """Keyed digest of a file's content alone, 32 hex digits."""
-    return hmac.digest(keyring.derive("file", "content"), sha256, hashlib.sha256).hex()[:DIGITS]
+    return hmac.digest(keyring.derive("file", SHARED, "content"), sha256, hashlib.sha256).hex()[:DIGITS]
 
 
 def _hmac(text: pl.DataFrame, key: bytes) -> pl.Series:

@@ -10,7 +10,7 @@ from pathlib import Path
 import polars as pl
 
 from healthingest.errors import KeyringError
-from healthingest.privacy.keyring import Keyring
+from healthingest.privacy.keyring import Keyring, vault_purpose
 
 #: Columns that only serve to find a row; under the footer's key.
 FOOTER_COLUMNS = ("member_token", "_file_id")
@@ -46,7 +46,7 @@ def scan_encrypted(
     """
     require_encrypted(path)
     footer = _key(keyring, "footer", client_id, name)
-    open_to = [column for column, group in groups.items() if keyring.holds(f"vault/{group}")]
+    open_to = [column for column, group in groups.items() if keyring.holds(vault_purpose(group), client_id)]
     keys = dict.fromkeys(FOOTER_COLUMNS, footer) | {c: _key(keyring, groups[c], client_id, name) for c in open_to}
     properties = pl.ParquetDecryptionProperties(footer_key=footer, column_keys=keys, aad_prefix=_aad(client_id, name))
     return pl.scan_parquet(path, decryption=properties, glob=False).select(*FOOTER_COLUMNS, *open_to)
@@ -68,7 +68,7 @@ def require_encrypted(path: Path) -> None:
 
 
 def _key(keyring: Keyring, group: str, client_id: str, name: str) -> bytes:
-    return keyring.derive(f"vault/{group}", client_id, name)
+    return keyring.derive(vault_purpose(group), client_id, name)
 
 
 def _aad(client_id: str, name: str) -> bytes:

@@ -1,29 +1,23 @@
-"""Keys, tokens, seals and encrypted Parquet: known answers, and everything that must not open."""
+"""Tokens, seals and encrypted Parquet: known answers, and everything that must not open."""
 
-import copy
 import hashlib
 import hmac
 import io
-import json
-import pickle
-import shutil
-import stat
 from pathlib import Path
 
 import polars as pl
 import pytest
-from cryptography.hazmat.primitives.hashes import SHA256
-from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from healthingest.errors import KeyringError
 from healthingest.places import Places
 from healthingest.privacy import seal, tokens
 from healthingest.privacy.generalize import generalize, zip3_allow_list
-from healthingest.privacy.keyring import PURPOSES, Keyring, init_keyring, keyring_status, load_keyring, open_keyring
+from healthingest.privacy.keyring import Keyring
+from healthingest.privacy.keyring_file import give_keys, open_keyring
 from healthingest.privacy.vault_file import scan_encrypted, write_encrypted
 from healthingest_tests.conftest import places_in
 
-# --- keyring --------------------------------------------------------------------------------------------------
+CLIENTS = {"acme": ["identity", "contact"], "globex": ["identity", "contact"], "a": ["identity", "contact"]}
 
 
 @pytest.fixture
@@ -33,157 +27,18 @@ def places(tmp_path: Path) -> Places:
 
 @pytest.fixture
 def keyring(places: Places) -> Keyring:
-    return open_keyring(places)
-
-
-def secrets_of(places: Places) -> dict[str, str]:
-    return {purpose: keys["1"] for purpose, keys in json.loads(places.keyring.read_text())["keys"].items()}
+    return give_keys(places, open_keyring(places), CLIENTS)
 
 
 def without(keyring: Keyring, *purposes: str) -> Keyring:
     """The keyring as a person gets it who may not open everything."""
-    return Keyring(keyring.keyring_id, "", {p: k for p, k in keyring._keys.items() if p not in purposes})
+    held = {purpose for keys in keyring.keys.values() for purpose in keys}
+    return keyring.narrowed(held.difference(purposes))
 
 
-def test_dev_makes_a_private_keyring_once_and_says_so_once(places: Places, capsys: pytest.CaptureFixture[str]) -> None:
-    first = open_keyring(places)
-    notice = capsys.readouterr().err
-    assert str(places.keyring) in notice
-    assert notice.count("\n") == 1
-    assert not any(secret in notice for secret in secrets_of(places).values())
-    assert stat.S_IMODE(places.keyring.stat().st_mode) == 0o600
-    assert stat.S_IMODE(places.keyring.parent.stat().st_mode) == 0o700
-    assert open_keyring(places) == first
-    assert capsys.readouterr() == ("", "")
-    assert [p.name for p in places.keyring.parent.iterdir()] == [places.keyring.name]
-
-
-def test_prod_makes_no_keyring(tmp_path: Path) -> None:
-    places = places_in(tmp_path, HEALTHINGEST_ENV="prod")
-    with pytest.raises(KeyringError, match="keys init"):
-        open_keyring(places)
-    assert not places.keyring.exists()
-    assert not places.output.exists()
-    init_keyring(places)
-    assert open_keyring(places).keyring_id
-
-
-def test_a_keyring_is_never_made_over_another(places: Places) -> None:
-    init_keyring(places)
-    before = places.keyring.read_bytes()
-    with pytest.raises(KeyringError, match="exists"):
-        init_keyring(places)
-    assert places.keyring.read_bytes() == before
-
-
-@pytest.mark.parametrize("folder", ["output", "input/raw", "client_configs"])
-def test_a_keyring_in_a_data_folder_is_refused(tmp_path: Path, folder: str) -> None:
-    inside = places_in(tmp_path, HEALTHINGEST_KEYRING=tmp_path / "home" / folder / "deep" / "keyring.json")
-    with pytest.raises(KeyringError, match="data folder"):
-        open_keyring(inside)
-    assert not inside.keyring.exists()
-    init_keyring(good := places_in(tmp_path))
-    inside.keyring.parent.mkdir(parents=True)
-    shutil.copy(good.keyring, inside.keyring)
-    with pytest.raises(KeyringError, match="data folder"):
-        load_keyring(inside)
-
-
-def test_a_link_out_of_a_data_folder_into_it_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "home" / "output").mkdir(parents=True)
-    (tmp_path / "keys").symlink_to(tmp_path / "home" / "output")
-    with pytest.raises(KeyringError, match="data folder"):
-        open_keyring(places_in(tmp_path))
-
-
-def test_another_keyring_than_the_datas_is_refused(places: Places, tmp_path: Path) -> None:
-    open_keyring(places)
-    other = places_in(
-        tmp_path, HEALTHINGEST_KEYRING=tmp_path / "other" / "keyring.json", HEALTHINGEST_OUTPUT=tmp_path / "o2"
-    )
-    open_keyring(other)
-    shutil.copy(other.keyring, places.keyring)
-    with pytest.raises(KeyringError, match="was written with keyring"):
-        open_keyring(places)
-    with pytest.raises(KeyringError, match="was written with keyring"):
-        load_keyring(places)
-
-
-def test_a_lost_keyring_with_data_is_an_error_and_never_a_new_key(places: Places) -> None:
-    open_keyring(places)
-    places.keyring.unlink()
-    with pytest.raises(KeyringError, match=r"[Rr]estore"):
-        open_keyring(places)
-    with pytest.raises(KeyringError, match=r"[Rr]estore"):
-        init_keyring(places)
-    assert not places.keyring.exists()
-
-
-@pytest.mark.parametrize("data", ["silver", "vault", "bronze", "quarantine"])
-def test_data_whose_note_is_lost_gets_no_new_key_either(places: Places, data: str) -> None:
-    (places.output / data).mkdir(parents=True)
-    with pytest.raises(KeyringError):
-        open_keyring(places)
-    assert not places.keyring.exists()
-
-
-@pytest.mark.parametrize("mode", [0o644, 0o640, 0o604, 0o660])
-def test_a_keyring_open_to_others_is_refused(places: Places, mode: int) -> None:
-    open_keyring(places)
-    places.keyring.chmod(mode)
-    with pytest.raises(KeyringError, match="chmod 600"):
-        open_keyring(places)
-
-
-@pytest.mark.parametrize(
-    "damage",
-    [
-        lambda body: "",
-        lambda body: "[]",
-        lambda body: json.dumps(body)[:-20],
-        lambda body: json.dumps(body | {"keys": {}}).replace("keyring_id", "id"),
-        lambda body: json.dumps(body | {"keys": body["keys"] | {"file": {"1": "00"}}}),
-        lambda body: json.dumps(body | {"keys": body["keys"] | {"file": {"1": "zz" * 32}}}),
-        lambda body: json.dumps(body | {"keys": body["keys"] | {"file": body["keys"]["bronze"]}}),
-    ],
-    ids=["empty", "list", "cut", "no id", "short", "no hex", "same key twice"],
-)
-def test_a_damaged_keyring_is_refused_without_showing_it(places: Places, damage: object) -> None:
-    open_keyring(places)
-    body = json.loads(places.keyring.read_text())
-    places.keyring.write_text(damage(body))  # type: ignore[operator]
-    with pytest.raises(KeyringError, match="keyring") as caught:
-        open_keyring(places)
-    assert not any(keys["1"] in str(caught.value) for keys in body["keys"].values())
-    assert caught.value.__suppress_context__ or caught.value.__context__ is None
-
-
-def test_the_keyring_does_not_leave_the_process(keyring: Keyring, places: Places) -> None:
-    for way in (pickle.dumps, copy.copy, copy.deepcopy):
-        with pytest.raises(TypeError, match="pickled"):
-            way(keyring)
-    shown = repr(keyring) + str(keyring) + f"{keyring}" + json.dumps(keyring_status(places))
-    assert keyring.keyring_id in shown
-    for purpose, secret in secrets_of(places).items():
-        raw = bytes.fromhex(secret)
-        assert secret not in shown
-        assert repr(raw)[2:-1] not in shown, purpose
-
-
-def test_every_purpose_and_context_has_its_own_key_by_hkdf(keyring: Keyring, places: Places) -> None:
-    made = [keyring.derive(p, *context) for p in PURPOSES for context in ((), ("a",), ("b",), ("a", "b"))]
-    assert len(set(made)) == len(made)
-    info = b"healthingest/1\x1ffile\x1facme"
-    secret = bytes.fromhex(secrets_of(places)["file"])
-    assert keyring.derive("file", "acme") == HKDF(SHA256(), 32, None, info).derive(secret)
-
-
-def test_a_purpose_that_is_not_held_is_said_and_not_derived(keyring: Keyring) -> None:
-    less = without(keyring, "vault/identity")
-    assert less.holds("vault/contact")
-    assert not less.holds("vault/identity")
-    with pytest.raises(KeyringError, match="vault/identity"):
-        less.derive("vault/identity")
+def another(root: Path) -> Keyring:
+    places = places_in(root)
+    return give_keys(places, open_keyring(places), CLIENTS)
 
 
 # --- tokens ---------------------------------------------------------------------------------------------------
@@ -202,7 +57,7 @@ def test_a_token_is_the_hmac_of_client_and_id(keyring: Keyring) -> None:
 
 
 def test_a_token_depends_on_client_and_keyring(keyring: Keyring, tmp_path: Path) -> None:
-    other = open_keyring(places_in(tmp_path / "other"))
+    other = another(tmp_path / "other")
     one = pl.Series(["M1"])
     made = [tokens.member_token(k, c, one).item() for k in (keyring, other) for c in ("acme", "globex")]
     assert len(set(made)) == 4
@@ -416,7 +271,7 @@ def test_a_torn_vault_file_is_refused_in_words(part: Path, keyring: Keyring, con
 def test_a_vault_file_under_another_name_or_client_or_keyring_does_not_open(
     part: Path, keyring: Keyring, tmp_path: Path
 ) -> None:
-    other = open_keyring(places_in(tmp_path / "other"))
+    other = another(tmp_path / "other")
     for change in ({"name": "other.parquet"}, {"client": "globex"}):
         with pytest.raises(Exception, match=r"."):
             scan(part, keyring, **change)

@@ -1,0 +1,358 @@
+"""The keyring's file: made once, loaded and checked, given a new client's keys; outside every data folder.
+
+Losing the keyring loses the values; a new one made silently would split every member in two, so a data folder
+remembers the id of its keyring and refuses any other, and a client that has data never gets a second set of keys.
+"""
+
+import base64
+import contextlib
+import fcntl
+import json
+import os
+import secrets
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, cast
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+from healthingest.errors import KeyringError
+from healthingest.places import Places
+from healthingest.privacy.kek import kek_of
+from healthingest.privacy.keyring import (
+    CLIENT_PURPOSES,
+    KEY_BYTES,
+    SHARED,
+    SHARED_PURPOSES,
+    Keyring,
+    Keys,
+    vault_purpose,
+)
+
+#: File in the output folder that names the keyring its data was written with. Random, says nothing of the keys.
+ID_FILE = "keyring.id"
+#: Folders of the output that hold what only the right keyring can read or continue.
+_DATA = ("bronze", "checkpoint", "quarantine", "silver", "vault")
+_FORMAT = 2
+_NONCE = 12
+
+
+# --- making -------------------------------------------------------------------------------------------------------
+
+
+def init_keyring(places: Places, kek: str | None = None) -> Path:
+    """Make a new keyring, mode 0600, never over an existing one; locked by the key that `kek` names, if it is given.
+
+    Raises:
+        KeyringError: one exists, its place is inside a data folder, the output holds data of another keyring, or the
+            key-encryption key cannot be used.
+    """
+    _refuse_data_folder(places)
+    if places.keyring.exists():
+        raise KeyringError(f"A keyring exists at {places.keyring}; it is left as it is.")
+    if _remembered_id(places) is not None:
+        raise KeyringError(_missing(places))
+    keyring = Keyring(secrets.token_hex(8), _now(), {SHARED: _new_keys(SHARED_PURPOSES)})
+    with _written_beside(places.keyring, _body(keyring, kek)) as temporary:
+        try:
+            os.link(temporary, places.keyring)  # fails if it exists: two first starts cannot make two keyrings
+        except FileExistsError:
+            raise KeyringError(f"A keyring exists at {places.keyring}; it is left as it is.") from None
+    return places.keyring
+
+
+def give_keys(places: Places, keyring: Keyring, clients: Mapping[str, Iterable[str]]) -> Keyring:
+    """The keyring with keys for each client and its column groups; what was missing is made, stored and said on stderr.
+
+    A client that may get none (it has data whose keys are gone, its keys were destroyed) stays without, and so do all
+    where the keyring cannot be written: whatever needs such a key says so. A role's keyring is never added to.
+    """
+    new = _lacking(places, keyring, clients)
+    if not new or keyring.role is not None:
+        return keyring
+    first = not keyring.clients
+
+    def add(now: Keyring) -> Keyring:
+        keys = {scope: dict(held) for scope, held in now.keys.items()}
+        for client, purposes in _lacking(places, now, clients).items():
+            keys[client] = keys.get(client, {}) | _new_keys(purposes)
+        return replace(now, keys=keys)
+
+    try:
+        changed = _change(places, add)
+    except PermissionError:
+        return keyring
+    if not first:
+        sys.stderr.write(
+            f"healthingest: keys of {', '.join(new)} were added to {places.keyring}. Back it up again: without them "
+            "their values cannot be read.\n"
+        )
+    return changed
+
+
+def _lacking(places: Places, keyring: Keyring, clients: Mapping[str, Iterable[str]]) -> dict[str, list[str]]:
+    """Client -> the purposes that it needs keys for and may get them."""
+    wanted = {
+        client: [p for p in (*CLIENT_PURPOSES, *sorted(map(vault_purpose, groups))) if not keyring.holds(p, client)]
+        for client, groups in clients.items()
+    }
+    return {
+        client: purposes for client, purposes in wanted.items()
+        if purposes and client not in keyring.destroyed and (client in keyring.keys or not _has_data(places, client))
+    }  # fmt: skip
+
+
+def _has_data(places: Places, client: str) -> bool:
+    return any(p.exists() for p in (places.output / "bronze" / client, places.output / "vault" / f"client_id={client}"))
+
+
+# --- opening ------------------------------------------------------------------------------------------------------
+
+
+def open_keyring(places: Places) -> Keyring:
+    """Load the keyring; in dev, make one on the very first use and say so once on stderr.
+
+    Raises:
+        KeyringError: it is missing (prod, or data exists), unreadable, readable by others, or another data's keyring.
+    """
+    if not places.keyring.exists():
+        if places.env == "prod":
+            raise KeyringError(_missing(places))
+        with contextlib.suppress(FileExistsError):
+            try:
+                init_keyring(places)
+            except KeyringError:
+                if not places.keyring.exists():
+                    raise
+            else:
+                sys.stderr.write(
+                    f"healthingest: a development keyring was made at {places.keyring}. "
+                    "Back it up: without it the protected values cannot be read.\n"
+                )
+    keyring = load_keyring(places)
+    _remember(places, keyring)
+    return keyring
+
+
+def load_keyring(places: Places) -> Keyring:
+    """Read and check the keyring file, changing nothing.
+
+    Raises:
+        KeyringError: as `open_keyring`.
+    """
+    _refuse_data_folder(places)
+    if not places.keyring.exists():
+        raise KeyringError(_missing(places))
+    keyring = _parse(places.keyring, _read(places.keyring))
+    remembered = _remembered_id(places)
+    if remembered not in (None, keyring.keyring_id):
+        raise KeyringError(
+            f"{places.output} was written with keyring {remembered}, but {places.keyring} is {keyring.keyring_id}; "
+            "set HEALTHINGEST_KEYRING to the right one."
+        )
+    return keyring
+
+
+def keyring_status(places: Places) -> dict[str, Any]:
+    """What a person may know of the keyring: place, id, age, lock and purposes; never key material.
+
+    Raises:
+        KeyringError: as `load_keyring`.
+    """
+    keyring = load_keyring(places)
+    lacks = [f"{c}: {p}" for c in keyring.clients for p in CLIENT_PURPOSES if not keyring.holds(p, c)]
+    return {
+        "path": str(places.keyring),
+        "keyring_id": keyring.keyring_id,
+        "role": keyring.role,
+        "created_at": keyring.created_at,
+        "locked_by": _read(places.keyring).get("kek"),
+        "clients": keyring.clients,
+        "destroyed": sorted(keyring.destroyed),
+        "purposes": sorted({purpose for held in keyring.keys.values() for purpose in held}),
+        "missing": [p for p in SHARED_PURPOSES if not keyring.holds(p)] + lacks,
+        "mode": oct(places.keyring.stat().st_mode & 0o777),
+        "output_bound": _remembered_id(places) == keyring.keyring_id,
+    }
+
+
+# --- copies -------------------------------------------------------------------------------------------------------
+
+
+def write_copy(keyring: Keyring, target: Path, kek: str | None) -> None:
+    """Write a keyring (a role's, a backup) to a new file, mode 0600.
+
+    Raises:
+        KeyringError: something lies there already.
+    """
+    with _written_beside(target, _body(keyring, kek)) as temporary:
+        try:
+            os.link(temporary, target)
+        except FileExistsError:
+            raise KeyringError(f"{target} exists; it is left as it is.") from None
+
+
+def relock(places: Places, kek: str | None) -> Keyring:
+    """Lock the keyring by another key-encryption key, or (None) by none.
+
+    Raises:
+        KeyringError: the old or the new key cannot be used; the keyring is as it was.
+    """
+    return _change(places, lambda keyring: keyring, kek=kek)
+
+
+# --- the file -----------------------------------------------------------------------------------------------------
+
+_UNCHANGED = object()
+
+
+def _change(places: Places, change: Callable[[Keyring], Keyring], kek: object = _UNCHANGED) -> Keyring:
+    """Replace the keyring by what `change` makes of its present content, one process at a time."""
+    lock = os.open(places.keyring.parent, os.O_RDONLY)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        body = _read(places.keyring)
+        changed = change(_parse(places.keyring, body))
+        locked_by = body.get("kek") if kek is _UNCHANGED else kek
+        with _written_beside(places.keyring, _body(changed, locked_by)) as temporary:  # type: ignore[arg-type]
+            temporary.replace(places.keyring)
+    finally:
+        os.close(lock)
+    return changed
+
+
+def _body(keyring: Keyring, kek: str | None) -> dict[str, Any]:
+    head = {
+        "format": _FORMAT,
+        "keyring_id": keyring.keyring_id,
+        "role": keyring.role,
+        "created_at": keyring.created_at,
+        "destroyed": dict(keyring.destroyed),
+    }
+    keys = {
+        scope: {p: {str(g): key.hex() for g, key in versions.items()} for p, versions in held.items()}
+        for scope, held in keyring.keys.items()
+    }
+    if kek is None:
+        return head | {"keys": keys}
+    data_key, nonce = secrets.token_bytes(KEY_BYTES), secrets.token_bytes(_NONCE)
+    sealed = nonce + AESGCM(data_key).encrypt(nonce, json.dumps(keys).encode(), _bound_to(head))
+    wrapped = kek_of(kek).wrap(data_key)
+    return head | {"kek": kek, "wrapped": _text(wrapped), "sealed": _text(sealed)}
+
+
+def _parse(path: Path, body: Mapping[str, Any]) -> Keyring:
+    if body.get("format") == 1:
+        raise KeyringError(f"The keyring at {path} is of an older format; this version cannot use it or its data.")
+    try:
+        plain = body["keys"] if "sealed" not in body else _unsealed(path, body)
+        keys: Keys = {
+            scope: {p: {int(g): bytes.fromhex(key) for g, key in versions.items()} for p, versions in held.items()}
+            for scope, held in plain.items()
+        }
+        keyring = Keyring(str(body["keyring_id"]), str(body["created_at"]), keys, body["role"], dict(body["destroyed"]))
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise KeyringError(f"The keyring at {path} cannot be read; restore it from its backup.") from None
+    every = [key for held in keys.values() for versions in held.values() for key in versions.values()]
+    hollow = any(not versions for held in keys.values() for versions in held.values())
+    if hollow or any(len(key) != KEY_BYTES for key in every) or len(set(every)) != len(every):
+        raise KeyringError(f"The keyring at {path} holds damaged keys; restore it from its backup.")
+    return keyring
+
+
+def _unsealed(path: Path, body: Mapping[str, Any]) -> Mapping[str, Mapping[str, Mapping[str, str]]]:
+    data_key = kek_of(body["kek"]).unwrap(base64.b64decode(body["wrapped"]))
+    sealed = base64.b64decode(body["sealed"])
+    try:
+        plain = AESGCM(data_key).decrypt(sealed[:_NONCE], sealed[_NONCE:], _bound_to(body))
+    except InvalidTag:
+        raise KeyringError(f"The keyring at {path} was changed; restore it from its backup.") from None
+    return cast("Mapping[str, Mapping[str, Mapping[str, str]]]", json.loads(plain))
+
+
+def _bound_to(body: Mapping[str, Any]) -> bytes:
+    return json.dumps([body[k] for k in ("format", "keyring_id", "role", "created_at", "destroyed")]).encode()
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        mode = path.stat().st_mode & 0o777
+        body = json.loads(path.read_text())
+    except (OSError, ValueError):
+        body, mode = None, 0
+    if not isinstance(body, dict):
+        raise KeyringError(f"The keyring at {path} cannot be read; restore it from its backup.")
+    if mode & 0o077:
+        raise KeyringError(f"The keyring at {path} is open to others; run: chmod 600 {path}")
+    return body
+
+
+@contextlib.contextmanager
+def _written_beside(target: Path, body: Mapping[str, Any]) -> Iterator[Path]:
+    """A temporary file with the body, on disk for good; it is gone afterwards unless it was moved."""
+    target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}")
+    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    try:
+        with os.fdopen(fd, "w") as file:
+            json.dump(body, file, indent=1)
+            file.flush()
+            os.fsync(file.fileno())
+        yield temporary
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _new_keys(purposes: Iterable[str]) -> dict[str, dict[int, bytes]]:
+    return {purpose: {1: secrets.token_bytes(KEY_BYTES)} for purpose in purposes}
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def _text(raw: bytes) -> str:
+    return base64.b64encode(raw).decode()
+
+
+# --- the data's note ----------------------------------------------------------------------------------------------
+
+
+def _missing(places: Places) -> str:
+    remembered = _remembered_id(places)
+    if remembered is None:
+        return f"There is no keyring at {places.keyring}; make it once: healthingest keys init"
+    return (
+        f"There is no keyring at {places.keyring}, but {places.output} holds data written with keyring {remembered}; "
+        "restore it from its backup, a new one could not read the data."
+    )
+
+
+def _refuse_data_folder(places: Places) -> None:
+    for folder in (places.output, places.landing, places.configs):
+        if places.keyring.is_relative_to(folder):
+            raise KeyringError(f"The keyring must not lie in the data folder {folder}; set HEALTHINGEST_KEYRING.")
+
+
+def _remembered_id(places: Places) -> str | None:
+    try:
+        return (places.output / ID_FILE).read_text().strip()
+    except FileNotFoundError:
+        # Data without the note (a copy, a lost file) is not a fresh start: fail closed.
+        return "unknown" if any((places.output / folder).exists() for folder in _DATA) else None
+
+
+def _remember(places: Places, keyring: Keyring) -> None:
+    note = places.output / ID_FILE
+    if note.exists():
+        return
+    places.output.mkdir(parents=True, exist_ok=True, mode=0o700)
+    temporary = note.with_name(f".{ID_FILE}.{secrets.token_hex(4)}")
+    temporary.write_text(keyring.keyring_id + "\n")
+    with contextlib.suppress(FileExistsError):
+        os.link(temporary, note)  # appears whole or not at all: another first start may be reading it
+    temporary.unlink()
