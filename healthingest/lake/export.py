@@ -56,7 +56,7 @@ def export_frame(
 
 def _operations(platform: Platform, snapshot: Snapshot, rows: pl.DataFrame) -> pl.DataFrame:
     contract = load_contract(platform.places.configs, rows["_contract"][0])
-    values = platform.lake.vault.values(snapshot.client_id, rows.select("member_token", "_file_id"), contract.vaulted)
+    values = platform.lake.vault.values(snapshot.client_id, rows.select("member_token", "_file_id"))
     lost = rows.join(values, on=["member_token", "_file_id"], how="anti")
     if lost.height and contract.vaulted:
         raise IncompleteError(

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import polars as pl
 
-from healthingest.privacy.keyring import Keyring
-from healthingest.privacy.vault_file import FOOTER_COLUMNS, scan_encrypted, write_encrypted
+from healthingest.privacy.keyring import Keyring, vault_purpose
+from healthingest.privacy.vault_file import FOOTER_COLUMNS, groups_of, scan_encrypted, write_encrypted
 
 #: Stands in a part's name for the delivery, where it holds rows of many.
 CONSOLIDATED = "consolidated"
@@ -32,12 +32,17 @@ class Vault:
 
     def put(self, client_id: str, file_id: str, number: int, rows: pl.DataFrame, groups: Mapping[str, str]) -> Path:
         """Write one part: `rows` with member_token, _file_id and the columns of `groups` (String)."""
+        named = {column: f"{group}/{column}" for column, group in groups.items()}
+        return self.put_rows(client_id, file_id, number, rows.rename(named))
+
+    def put_rows(self, client_id: str, file_id: str, number: int, rows: pl.DataFrame) -> Path:
+        """Write one part of rows as `rows` gives them."""
         folder = self.root / f"client_id={client_id}"
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         part = folder / f"{file_id}-{number}-{secrets.token_hex(4)}.parquet"
         temporary = folder / f".{part.name}.tmp"
         try:
-            write_encrypted(rows, temporary, self._keyring, client_id, groups, name=part.name)
+            write_encrypted(rows, temporary, self._keyring, client_id, name=part.name)
             with temporary.open("rb") as file:
                 os.fsync(file.fileno())
             temporary.rename(part)
@@ -49,19 +54,34 @@ class Vault:
         """All parts of one client."""
         return sorted((self.root / f"client_id={client_id}").glob("*.parquet"))
 
-    def values(
-        self, client_id: str, wanted: pl.DataFrame, groups: Mapping[str, str], *, without: Collection[Path] = ()
-    ) -> pl.DataFrame:
-        """Vaulted values of the `wanted` rows (member_token, _file_id), those columns only that the keyring opens.
+    def closed(self, client_id: str) -> list[str]:
+        """Column groups of the client's parts that the keyring does not open."""
+        groups = {group for part in self.parts(client_id) for group in self._groups(client_id, part)}
+        return sorted(group for group in groups if not self._keyring.holds(vault_purpose(group), client_id))
 
-        `without`: parts that are left out, as if they were gone.
+    def _groups(self, client_id: str, part: Path) -> set[str]:
+        return groups_of(part, self._keyring, client_id, name=part.name)
+
+    def rows(self, client_id: str, wanted: pl.DataFrame, *, without: Collection[Path] = ()) -> pl.DataFrame:
+        """What the vault holds of the `wanted` rows (member_token, _file_id), in columns `<group>/<column>`.
+
+        Those columns only that the keyring opens. `without`: parts that are left out, as if they were gone.
         """
         names = set(wanted["_file_id"].unique()) | {CONSOLIDATED}
         parts = [p for p in self.parts(client_id) if p.name.split("-")[0] in names and p not in without]
-        scans = [scan_encrypted(p, self._keyring, client_id, groups, name=p.name) for p in parts]
+        scans = [scan_encrypted(p, self._keyring, client_id, name=p.name) for p in parts]
         if not scans:
-            return pl.DataFrame(schema=dict.fromkeys([*FOOTER_COLUMNS, *groups], pl.String))
+            return pl.DataFrame(schema=dict.fromkeys(FOOTER_COLUMNS, pl.String))
         found = pl.concat(scans, how="diagonal").join(
             wanted.lazy().select(FOOTER_COLUMNS), on=FOOTER_COLUMNS, how="semi"
         )
         return found.unique(list(FOOTER_COLUMNS), keep="any").collect()
+
+    def values(self, client_id: str, wanted: pl.DataFrame) -> pl.DataFrame:
+        """The same under the contract's names: FOOTER_COLUMNS and each column that the keyring opens (String)."""
+        rows = self.rows(client_id, wanted)
+        named: dict[str, list[str]] = {}
+        for column in rows.columns:
+            if column not in FOOTER_COLUMNS:  # a column whose group has changed stands in both
+                named.setdefault(column.partition("/")[2], []).append(column)
+        return rows.select(*FOOTER_COLUMNS, **{name: pl.coalesce(columns) for name, columns in named.items()})

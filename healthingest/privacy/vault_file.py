@@ -1,10 +1,10 @@
 """Encrypted Parquet: the only module that touches polars' (unstable) Parquet Modular Encryption.
 
-Every column stands under the key of a group, or the write is refused: a column in no group would be stored in
-clear. Keys are derived from client and file name, which the AAD repeats: a file put in another's place does not open.
+Every column stands under the key of a group and names it, `<group>/<column>`, or the write is refused: a column in
+no group would be stored in clear. Keys are derived from client and file name, which the AAD repeats: a file put in
+another's place does not open.
 """
 
-from collections.abc import Mapping
 from pathlib import Path
 
 import polars as pl
@@ -18,38 +18,64 @@ _MAGIC = b"PARE"
 _SMALLEST = 12  # bytes: both magics and the footer's length
 
 
-def write_encrypted(
-    frame: pl.DataFrame, path: Path, keyring: Keyring, client_id: str, groups: Mapping[str, str], *, name: str
-) -> None:
-    """Write `frame` (FOOTER_COLUMNS and the columns of `groups`, all String) to `path`, encrypted for file `name`.
+def write_encrypted(frame: pl.DataFrame, path: Path, keyring: Keyring, client_id: str, *, name: str) -> None:
+    """Write `frame` (FOOTER_COLUMNS and columns named `<group>/<column>`, all String), encrypted for the file `name`.
 
     Raises:
         KeyringError: a column belongs to no group, or a group's key is missing.
     """
-    astray = [c for c in frame.columns if c not in FOOTER_COLUMNS and c not in groups]
-    if astray:
+    groups = {column: _group(column) for column in frame.columns}
+    if astray := [column for column, group in groups.items() if group is None]:
         raise KeyringError(f"Column {astray[0]} belongs to no column group; it would be stored in clear.")
     footer = _key(keyring, "footer", client_id, name)
-    keys = {c: footer if c in FOOTER_COLUMNS else _key(keyring, groups[c], client_id, name) for c in frame.columns}
+    keys = {c: footer if g == "footer" else _key(keyring, str(g), client_id, name) for c, g in groups.items()}
     properties = pl.ParquetEncryptionProperties(footer_key=footer, column_keys=keys, aad_prefix=_aad(client_id, name))
     frame.write_parquet(path, compression="zstd", statistics=False, encryption=properties)
     require_encrypted(path)
 
 
-def scan_encrypted(
-    path: Path, keyring: Keyring, client_id: str, groups: Mapping[str, str], *, name: str
-) -> pl.LazyFrame:
+def scan_encrypted(path: Path, keyring: Keyring, client_id: str, *, name: str) -> pl.LazyFrame:
     """Open an encrypted file lazily, with those columns only whose group's key the keyring holds.
 
     Raises:
         KeyringError: the file is not encrypted, or the footer key is missing.
     """
     require_encrypted(path)
-    footer = _key(keyring, "footer", client_id, name)
-    open_to = [column for column, group in groups.items() if keyring.holds(vault_purpose(group), client_id)]
-    keys = dict.fromkeys(FOOTER_COLUMNS, footer) | {c: _key(keyring, groups[c], client_id, name) for c in open_to}
-    properties = pl.ParquetDecryptionProperties(footer_key=footer, column_keys=keys, aad_prefix=_aad(client_id, name))
-    return pl.scan_parquet(path, decryption=properties, glob=False).select(*FOOTER_COLUMNS, *open_to)
+    keys = dict.fromkeys(FOOTER_COLUMNS, _key(keyring, "footer", client_id, name))
+    for column in _columns(path, keyring, client_id, name):
+        group = _group(column)
+        if group and group != "footer" and keyring.holds(vault_purpose(group), client_id):
+            keys[column] = _key(keyring, group, client_id, name)
+    return _scan(path, keys, client_id, name).select(list(keys))
+
+
+def groups_of(path: Path, keyring: Keyring, client_id: str, *, name: str) -> set[str]:
+    """The column groups of an encrypted file, whether the keyring holds their keys or not.
+
+    Raises:
+        KeyringError: as `scan_encrypted`.
+    """
+    require_encrypted(path)
+    return {str(_group(column)) for column in _columns(path, keyring, client_id, name)} - {"footer"}
+
+
+def _columns(path: Path, keyring: Keyring, client_id: str, name: str) -> list[str]:
+    """All columns: the footer's key is enough to see which there are."""
+    keys = dict.fromkeys(FOOTER_COLUMNS, _key(keyring, "footer", client_id, name))
+    return _scan(path, keys, client_id, name).collect_schema().names()
+
+
+def _scan(path: Path, keys: dict[str, bytes], client_id: str, name: str) -> pl.LazyFrame:
+    properties = pl.ParquetDecryptionProperties(
+        footer_key=keys[FOOTER_COLUMNS[0]], column_keys=keys, aad_prefix=_aad(client_id, name)
+    )
+    return pl.scan_parquet(path, decryption=properties, glob=False)
+
+
+def _group(column: str) -> str | None:
+    """The group that a column of a file stands under; None if it must not be in one."""
+    group, slash, rest = column.partition("/")
+    return "footer" if column in FOOTER_COLUMNS else group if slash and group and rest else None
 
 
 def require_encrypted(path: Path) -> None:

@@ -372,7 +372,7 @@ def test_a_locked_keyring_that_was_changed_does_not_open(places: Places, monkeyp
         "wrapped": body["wrapped"][::-1], "created_at": "x",
     }.items():  # fmt: skip
         places.keyring.write_text(json.dumps(body | {key: value}))
-        with pytest.raises(KeyringError, match="changed|cannot be read|not the one"):
+        with pytest.raises(KeyringError, match=r"changed|cannot be read|not the one"):
             load_keyring(places)
 
 

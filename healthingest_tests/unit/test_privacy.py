@@ -204,13 +204,12 @@ def test_a_sealed_file_that_was_changed_in_any_way_does_not_open() -> None:
 
 # --- vault files ----------------------------------------------------------------------------------------------
 
-GROUPS = {"last_name": "identity", "email": "contact"}
 ROWS = pl.DataFrame(
     {
         "member_token": ["token-of-one", "token-of-two"],
         "_file_id": ["f", "f"],
-        "last_name": ["SECRETNAME", None],
-        "email": [None, "secret@example.org"],
+        "identity/last_name": ["SECRETNAME", None],
+        "contact/email": [None, "secret@example.org"],
     }
 )
 
@@ -218,12 +217,12 @@ ROWS = pl.DataFrame(
 @pytest.fixture
 def part(tmp_path: Path, keyring: Keyring) -> Path:
     path = tmp_path / "part.parquet"
-    write_encrypted(ROWS, path, keyring, "acme", GROUPS, name="part.parquet")
+    write_encrypted(ROWS, path, keyring, "acme", name="part.parquet")
     return path
 
 
 def scan(path: Path, keyring: Keyring, client: str = "acme", name: str = "part.parquet") -> pl.DataFrame:
-    return scan_encrypted(path, keyring, client, GROUPS, name=name).collect()
+    return scan_encrypted(path, keyring, client, name=name).collect()
 
 
 def test_a_vault_file_opens_with_all_keys_and_shows_nothing_without(part: Path, keyring: Keyring) -> None:
@@ -238,16 +237,16 @@ def test_a_vault_file_opens_with_all_keys_and_shows_nothing_without(part: Path, 
 def test_a_column_without_a_group_is_refused_and_nothing_written(tmp_path: Path, keyring: Keyring) -> None:
     path = tmp_path / "p.parquet"
     with pytest.raises(KeyringError, match="ssn"):
-        write_encrypted(ROWS.with_columns(ssn=pl.lit("1")), path, keyring, "acme", GROUPS, name="p.parquet")
+        write_encrypted(ROWS.with_columns(ssn=pl.lit("1")), path, keyring, "acme", name="p.parquet")
     assert not path.exists()
 
 
-@pytest.mark.parametrize(("missing", "left"), [("identity", "email"), ("contact", "last_name")])
+@pytest.mark.parametrize(("missing", "left"), [("identity", "contact/email"), ("contact", "identity/last_name")])
 def test_a_missing_group_key_leaves_the_other_columns(part: Path, keyring: Keyring, missing: str, left: str) -> None:
     less = without(keyring, f"vault/{missing}")
     assert scan(part, less).equals(ROWS.select("member_token", "_file_id", left))
     with pytest.raises(KeyringError):
-        write_encrypted(ROWS, part, less, "acme", GROUPS, name="part.parquet")
+        write_encrypted(ROWS, part, less, "acme", name="part.parquet")
 
 
 def test_without_the_footer_key_nothing_opens(part: Path, keyring: Keyring) -> None:
