@@ -6,7 +6,7 @@ A broken config takes only its own client out; everything else goes on.
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -14,10 +14,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, StrictBool, StrictStr, field_validator, model_validator
+from pydantic import BeforeValidator, Field, StrictBool, StrictStr, ValidationError, field_validator, model_validator
 
 from healthingest.contracts import strict_yaml
-from healthingest.contracts.contract import Contract, load_contract
+from healthingest.contracts.contract import Contract, Policy, load_contract
 from healthingest.contracts.hooks import Hook, load_hook, try_hook
 from healthingest.contracts.rules import Rule, Strict
 from healthingest.contracts.source import ColumnSource, Source, Transform
@@ -27,6 +27,7 @@ from healthingest.places import Places
 #: Keys of a config that decide what a delivery becomes; the rest (alerts, freshness, ...) may change at any time.
 _PINNED = {
     "client_id", "contract", "source", "columns", "transform", "rules", "quality", "schema_evolution", "silver",
+    "policies",
 }  # fmt: skip
 CLIENT_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,62}")
 _UNITS = {"m": "minutes", "h": "hours", "d": "days"}
@@ -122,6 +123,8 @@ class ClientConfig(Strict):
     contract: StrictStr = "member/1"
     source: Source = Field(default_factory=Source)
     columns: dict[StrictStr, ColumnSource] = Field(default_factory=dict)
+    #: Contract column -> the policy that it has for this client instead of the contract's.
+    policies: dict[StrictStr, Policy] = Field(default_factory=dict)
     transform: list[Transform] = Field(default_factory=list)
     rules: list[Rule] = Field(default_factory=list)
     quality: Quality = Field(default_factory=Quality)
@@ -207,7 +210,7 @@ class Client:
         """
         digests = pin.get("hooks", {})
         config = ClientConfig.model_validate({key: value for key, value in pin.items() if key != "hooks"})
-        contract = load_contract(configs, config.contract)
+        contract = load_contract(configs, config.contract).with_policies(config.policies)
         hooks = {name: load_hook(configs, name) for name in digests}
         for name, hook in hooks.items():
             if hook.digest != digests[name]:
@@ -267,11 +270,22 @@ def load_clients(places: Places) -> ClientSet:
                     file=file,
                     key="client_id",
                 )
+            _refuse_other_type(client, clients.values(), file)
         except ConfigError as error:
             problems.append(error)
         else:
             clients[client.client_id] = client
     return ClientSet(dict(sorted(clients.items())), tuple(problems))
+
+
+def _refuse_other_type(client: Client, others: Iterable[Client], file: Path) -> None:
+    """Silver has one type per column, whoever's it is."""
+    for other in others:
+        for target, (_, how) in client.contract.derived.items():
+            known = other.contract.derived.get(target)
+            if known and (known[1] == "year") != (how == "year"):
+                raise ConfigError(f"{other.client_id} has a column {target} of another type; call this one otherwise.",
+                                  file=file, key="policies")  # fmt: skip
 
 
 def load_client(file: Path, configs: Path) -> Client:
@@ -284,6 +298,11 @@ def load_client(file: Path, configs: Path) -> Client:
     config = document.parse(ClientConfig)
     with _told_at(document, ("contract",)):
         contract = load_contract(configs, config.contract)
+    try:
+        contract = contract.with_policies(config.policies)
+    except ValueError as error:
+        said = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error)
+        raise document.error(said.removeprefix("Value error, ") + ".", ("policies",)) from None
     hooks = _load_hooks(config, configs, document)
     client = Client(config.client_id, config, contract, hooks)
     _hold_against_contract(client, document)

@@ -4,6 +4,7 @@ Contracts live in `client_configs/contracts/<name>/<version>.yaml` and never cha
 """
 
 import re
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Literal
@@ -22,6 +23,12 @@ PARSED_TYPES: frozenset[ColumnType] = frozenset(DOMAINS)
 Group = Annotated[StrictStr, Field(pattern=r"^[a-z][a-z0-9_]{0,30}$")]
 
 
+#: Silver columns that every contract's rows have; no derived column may be called so.
+_TAKEN = frozenset({"client_id", "member_token", "creation_date", "last_seen", "age_band_as_of"})
+_MADE = {
+    "year": "year", "month": "year and month", "last4": "last four characters", "first": "first character",
+    "zip3": "three digits, where the Census proves more than 20,000 people, else 000,",
+}  # fmt: skip
 #: Rules of the reader; no other rule may have these ids.
 READER_RULES = frozenset({
     "too_few_fields", "too_many_fields", "unterminated_quote", "text_after_quote", "record_too_large",
@@ -35,6 +42,17 @@ _STANDARD_SHAPES: dict[str, str] = {
 }  # fmt: skip
 
 
+#: How near a column's values come to naming a person.
+Class = Literal["identifier", "quasi-identifier", "free"]
+#: What a type's values are unless the contract says otherwise; whatever is not listed names a person.
+_CLASSES: dict[str, Class] = {
+    "gender": "free", "us_state": "quasi-identifier", "us_zip": "quasi-identifier", "date": "quasi-identifier",
+    "npi": "quasi-identifier", "text": "quasi-identifier",
+}  # fmt: skip
+#: Way of generalising -> the type whose values it takes.
+_GENERALIZED: dict[str, str] = {"year": "date", "month": "date", "age_band": "date", "zip3": "us_zip"}
+
+
 class Policy(Strict):
     """What becomes of a column's values; a column must say it, there is no default."""
 
@@ -45,18 +63,23 @@ class Policy(Strict):
     #: Into the vault, under the key of this column group.
     vault: Group | None = None
     #: Name of a derived silver column -> how it is made.
-    generalize: dict[StrictStr, Literal["year", "zip3"]] = Field(default_factory=dict)
+    generalize: dict[StrictStr, Literal["year", "month", "age_band", "zip3"]] = Field(default_factory=dict)
+    #: Name of a derived silver column -> what of the value stays readable.
+    mask: dict[StrictStr, Literal["last4", "first"]] = Field(default_factory=dict)
     #: Nowhere: validated, then dropped (sequence dates).
     drop: bool = False
 
     @model_validator(mode="after")
     def _says_something(self) -> "Policy":
-        if not (self.token or self.keep or self.vault or self.generalize or self.drop):
-            raise ValueError("a policy must name at least one of: token, keep, vault, generalize, drop")
+        said = (self.token, self.keep, self.vault, self.generalize, self.mask)
+        if not (any(said) or self.drop):
+            raise ValueError("a policy must name at least one of: token, keep, vault, generalize, mask, drop")
         if self.vault == "footer":
             raise ValueError("footer is no name for a column group: the vault's files use it themselves")
-        if self.drop and (self.token or self.keep or self.vault or self.generalize):
+        if self.drop and any(said):
             raise ValueError("'drop' cannot stand with another policy")
+        if "age_band" in self.generalize.values() and "year" not in self.generalize.values():
+            raise ValueError("an age band is made from the year when it is read; generalise to a year too")
         return self
 
 
@@ -67,7 +90,26 @@ class Column(Strict):
     type: ColumnType
     required: bool = False
     description: StrictStr = ""
+    #: Only needed where it is not what the type says.
+    class_: Class | None = Field(default=None, alias="class")
     policy: Policy
+
+    @model_validator(mode="after")
+    def _policy_fits(self) -> "Column":
+        if self.policy.keep and self.kind_of_value == "identifier":
+            raise ValueError(
+                f"{self.name} may name a person and cannot be kept in the clear: vault, mask, generalise or drop it; "
+                'if its values are codes, write "class: free"'
+            )
+        for how in self.policy.generalize.values():
+            if self.type != _GENERALIZED[how]:
+                raise ValueError(f"{how} is made from a column of type {_GENERALIZED[how]}, and {self.name} is none")
+        return self
+
+    @property
+    def kind_of_value(self) -> Class:
+        """How near its values come to naming a person."""
+        return self.class_ or _CLASSES.get(self.type, "identifier")
 
     @property
     def parsed(self) -> bool:
@@ -97,6 +139,10 @@ class Contract(Strict):
                 raise ValueError(wrong)
         if [c.name for c in self.columns if c.policy.token] != ["member_id"]:
             raise ValueError("exactly the column member_id must have the policy token")
+        made = [target for c in self.columns for target in (*c.policy.generalize, *c.policy.mask)]
+        for target in made:
+            if made.count(target) > 1 or target in self.column or target in _TAKEN or target.startswith("_"):
+                raise ValueError(f"a derived column cannot be called {target}: that name is taken")
         return self
 
     @property
@@ -174,8 +220,45 @@ class Contract(Strict):
     def derived(self) -> dict[str, tuple[str, str]]:
         """Derived silver column -> (contract column, how)."""
         return {
-            target: (column.name, how) for column in self.columns for target, how in column.policy.generalize.items()
+            target: (column.name, how)
+            for column in self.columns
+            for target, how in (column.policy.generalize | column.policy.mask).items() if how != "age_band"
+        }  # fmt: skip
+
+    @property
+    def age_bands(self) -> dict[str, str]:
+        """Column that a reader is shown -> the derived column with the year of birth that it is made from."""
+        return {
+            band: next(year for year, how in column.policy.generalize.items() if how == "year")
+            for column in self.columns
+            for band, how in column.policy.generalize.items() if how == "age_band"
+        }  # fmt: skip
+
+    @property
+    def comments(self) -> dict[str, tuple[str, Class]]:
+        """Silver column that is made from this contract -> what it holds, and its class."""
+        kept = {c.name: (c.description or c.name, c.kind_of_value) for c in self.columns if c.policy.keep}
+        made: dict[str, tuple[str, Class]] = {
+            target: (f"{_MADE[how]} of {column}", "quasi-identifier") for target, (column, how) in self.derived.items()
         }
+        return kept | made
+
+    def with_policies(self, policies: Mapping[str, Policy]) -> "Contract":
+        """The contract as one client has it, whose config gives some columns other policies.
+
+        Raises:
+            ValueError: there is no such column, or a policy does not fit it.
+        """
+        if not policies:
+            return self
+        for name in policies:
+            if name not in self.column:
+                raise ValueError(f"{self.name} has no column {name}; it has {', '.join(self.column)}")
+        plain = self.model_dump(by_alias=True)
+        for column in plain["columns"]:
+            if column["name"] in policies:
+                column["policy"] = policies[column["name"]].model_dump()
+        return Contract.model_validate(plain)
 
     @property
     def groups(self) -> frozenset[str]:

@@ -36,28 +36,28 @@ BASE = pl.Schema(
     }
 )
 COMMENTS = {
-    "client_id": "the client that sent the member",
+    "client_id": "the client that sent the member (free)",
     "member_token": "keyed pseudonym of the member id, per client (identifier)",
-    "gender": "administrative gender: M, F, X, U, O (free)",
-    "state": "USPS code (quasi-identifier)",
-    "birth_year": "year of the birth date (quasi-identifier)",
-    "zip3": "three digits of the ZIP where the Census proves more than 20,000 people, else 000 (quasi-identifier)",
-    "creation_date": "date of the record that last changed the member",
-    "_sequence": "place of that record in the total order of records",
-    "_content_hash": "keyed hash of what the record says",
-    "_file_id": "delivery that last changed the member; with member_token it finds the vault's row",
-    "_record_no": "number of that record in its file",
-    "_contract": "contract that the record met",
-    "_ingested_at": "when the change was committed, UTC",
-    "_bucket": "hash bucket of the client; 0 unless it has more than one",
+    "creation_date": "date of the record that last changed the member (quasi-identifier)",
+    "_sequence": "place of that record in the total order of records (identifier)",
+    "_content_hash": "keyed hash of what the record says (identifier)",
+    "_file_id": "delivery that last changed the member; with member_token it finds the vault's row (identifier)",
+    "_record_no": "number of that record in its file (identifier)",
+    "_contract": "contract that the record met (free)",
+    "_ingested_at": "when the change was committed, UTC (quasi-identifier)",
+    "_bucket": "hash bucket of the client; 0 unless it has more than one (free)",
 }
-_DERIVED_TYPES: dict[str, pl.DataType] = {"year": pl.Int32(), "zip3": pl.String()}
 
 
 def readable_columns(contract: Contract) -> dict[str, pl.DataType]:
     """Silver's columns that a contract adds to BASE: kept and derived ones."""
     kept: dict[str, pl.DataType] = {name: pl.String() for name in contract.kept}
-    return kept | {name: _DERIVED_TYPES[how] for name, (_, how) in contract.derived.items()}
+    return kept | {name: pl.Int32() if how == "year" else pl.String() for name, (_, how) in contract.derived.items()}
+
+
+def comments(contract: Contract) -> dict[str, str]:
+    """What each of silver's columns holds, with its class."""
+    return COMMENTS | {name: f"{text} ({kind})" for name, (text, kind) in contract.comments.items()}
 
 
 @dataclass(frozen=True)
@@ -177,6 +177,6 @@ class Silver(Table):
         wanted = {n: t for n, t in readable_columns(contract).items() if n not in have}
         if not wanted:
             return table
-        fields: list[Field] = list(delta_schema(pl.Schema(wanted), COMMENTS).fields)
+        fields: list[Field] = list(delta_schema(pl.Schema(wanted), comments(contract)).fields)
         table.alter.add_columns(fields)
         return self.snapshot()

@@ -11,7 +11,7 @@ from healthingest.contracts.contract import Contract
 from healthingest.lake.audit import SCHEMA as AUDIT_SCHEMA
 from healthingest.lake.delta import Table
 from healthingest.lake.quarantine import SCHEMA as QUARANTINE_SCHEMA
-from healthingest.lake.silver import BASE, COMMENTS, readable_columns
+from healthingest.lake.silver import BASE, comments, readable_columns
 from healthingest.model import Counts, Delivery, Outcome
 from healthingest.platform import Platform
 from healthingest.report.write import report_path, report_url
@@ -33,7 +33,7 @@ def silver_definition(contract: Contract) -> Metadata:
     bronze = dg.AssetKey("bronze_files")
     lineage = {t: [dg.TableColumnDep(asset_key=bronze, column_name=c)] for t, c in made_from.items()}
     return {
-        "dagster/column_schema": column_schema(columns, COMMENTS),
+        "dagster/column_schema": column_schema(columns, comments(contract)),
         "dagster/column_lineage": dg.TableColumnLineage(lineage),
     }
 
