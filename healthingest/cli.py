@@ -9,8 +9,6 @@ import re
 import resource
 import sys
 from datetime import timedelta
-from enum import StrEnum
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -18,7 +16,9 @@ from typer.exceptions import Abort, TyperException
 
 from healthingest.command import Json, command_of
 from healthingest.errors import UsageError
+from healthingest.export_cli import export_command
 from healthingest.ingest_cli import ingest_command
+from healthingest.keys_cli import audit_app, keys_app
 from healthingest.quarantine_cli import quarantine_app
 from healthingest.show import print_json, print_status, print_table
 
@@ -29,17 +29,12 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
-keys_app = typer.Typer(help="The keyring: make it, look at it. Key material is never shown.", no_args_is_help=True)
 app.add_typer(keys_app, name="keys")
+app.add_typer(audit_app, name="audit")
 app.add_typer(quarantine_app, name="quarantine")
-command, keys_command = command_of(app), command_of(keys_app)
+command = command_of(app)
 command("ingest")(ingest_command)
-
-
-class Profile(StrEnum):
-    """What an export shows."""
-
-    operations = "operations"
+command("export")(export_command)
 
 
 def main() -> None:
@@ -90,35 +85,6 @@ def status_command(
         typer.echo(f"healthingest: Not every landed file was decided within {wait:g} s.", err=True)
         return 1
     return 1 if state["problems"] else 0
-
-
-# --- export ------------------------------------------------------------------------------------------------------
-
-
-@command("export")
-def export_command(
-    out: Annotated[Path, typer.Option(help="File to write: .csv or .parquet. Mode 0600.")],
-    profile: Annotated[Profile, typer.Option(help="What it shows.")] = Profile.operations,
-    client: Annotated[list[str] | None, typer.Option(help="Only this client; may be given again.")] = None,
-    as_json: Json = False,
-) -> int:
-    """Write current members with their values, for those who hold the keys.
-
-    Example: healthingest export --profile operations --out members.csv --client acme
-    """
-    from healthingest.lake.export import check_target, export_frame, write_private
-    from healthingest.places import Places
-    from healthingest.platform import Platform
-
-    check_target(Places.from_env(), out)
-    platform = Platform.open()
-    frame = export_frame(platform, profile=profile.value, clients=client)
-    write_private(frame, out)
-    if as_json:
-        print_json({"file": str(out), "members": frame.height, "columns": frame.columns, "profile": profile.value})
-    else:
-        typer.echo(f"{frame.height} members written to {out}.")
-    return 0
 
 
 # --- maintain ----------------------------------------------------------------------------------------------------
@@ -185,44 +151,6 @@ def report_command(
         if not pages:
             typer.echo("Nothing has been delivered yet; there is nothing to report.")
     return 0
-
-
-# --- keys --------------------------------------------------------------------------------------------------------
-
-
-@keys_command("init")
-def keys_init_command(as_json: Json = False) -> int:
-    """Make the keyring, once. Back it up: without it the protected values cannot be read.
-
-    Example: HEALTHINGEST_ENV=prod healthingest keys init
-    """
-    from healthingest.places import Places
-    from healthingest.privacy.keyring_file import init_keyring
-
-    path = init_keyring(Places.from_env())
-    if as_json:
-        print_json({"path": str(path)})
-    else:
-        typer.echo(f"A keyring was made at {path}. Back it up now, apart from the data.")
-    return 0
-
-
-@keys_command("status")
-def keys_status_command(as_json: Json = False) -> int:
-    """Where the keyring is, its id, its age and what it can open.
-
-    Example: healthingest keys status --json
-    """
-    from healthingest.places import Places
-    from healthingest.privacy.keyring_file import keyring_status
-
-    state = keyring_status(Places.from_env())
-    if as_json:
-        print_json(state)
-    else:
-        for name, value in state.items():
-            typer.echo(f"{name:14} {', '.join(value) if isinstance(value, list) else value}")
-    return 1 if state["missing"] else 0
 
 
 # --- doctor ------------------------------------------------------------------------------------------------------

@@ -124,14 +124,14 @@ def export_command(
 
     Example: healthingest quarantine export acme_20250106.csv --out acme_feedback.csv
     """
-    from healthingest.lake.export import check_target, write_private
     from healthingest.places import Places
-    from healthingest.rejections import problems, rejected, safe_for_spreadsheets
+    from healthingest.private_file import check_target, write_private
+    from healthingest.rejections import problems, rejected
 
     check_target(Places.from_env(), out)
     platform = _open()
     rows = rejected(platform, _wanted(files, client, day, rule, state))
-    feedback = safe_for_spreadsheets(problems(platform, rows, values=values))
+    feedback = problems(platform, rows, values=values)
     write_private(feedback, out)
     if as_json:
         print_json({"file": str(out), "records": rows.height, "problems": feedback.height, "columns": feedback.columns})

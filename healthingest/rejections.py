@@ -16,8 +16,6 @@ from healthingest.lake.quarantine import open_record
 from healthingest.platform import Platform
 from healthingest.records.validate import Validator
 
-#: What stands before a text that a spreadsheet would run as a formula.
-_FORMULA = r"^[=+\-@\t\r]"
 _ID = r"^[0-9a-f]{6,32}$"
 
 
@@ -138,9 +136,3 @@ def _words(platform: Platform, client_id: str, file_id: str) -> tuple[dict[str, 
     except ConfigError:  # its contract or hook is gone from the registry: the ids must do
         texts = {}
     return texts, headers
-
-
-def safe_for_spreadsheets(frame: pl.DataFrame) -> pl.DataFrame:
-    """The frame with every text that a spreadsheet would take for a formula led by an apostrophe."""
-    text = pl.col(pl.String)
-    return frame.with_columns(pl.when(text.str.contains(_FORMULA)).then(pl.lit("'") + text).otherwise(text).name.keep())

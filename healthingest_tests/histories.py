@@ -8,7 +8,7 @@ from typing import Any
 
 import polars as pl
 
-from healthingest.lake.export import export_frame
+from healthingest.export import export_frame
 from healthingest.platform import Platform
 from healthingest_tests.conftest import HEADER, install, line
 

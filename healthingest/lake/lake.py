@@ -7,6 +7,7 @@ import polars as pl
 from healthingest.errors import IncompleteError
 from healthingest.lake.audit import Audit
 from healthingest.lake.bronze import Bronze
+from healthingest.lake.events import Events
 from healthingest.lake.quarantine import Quarantine
 from healthingest.lake.sightings import Sightings
 from healthingest.lake.silver import Silver
@@ -25,6 +26,8 @@ class Lake:
     vault: Vault
     silver: Silver
     audit: Audit
+    events: Events
+    keyring: Keyring
 
     def require_whole(self) -> None:
         """Refuse to go on where a table is gone that others say was there; a new one would hide the loss.
@@ -56,4 +59,6 @@ class Lake:
             vault=Vault(root / "vault", keyring),
             silver=Silver.at(root),
             audit=Audit.at(root),
+            events=Events(root / "checkpoint" / "events", keyring),
+            keyring=keyring,
         )

@@ -54,6 +54,12 @@ class Vault:
         """All parts of one client."""
         return sorted((self.root / f"client_id={client_id}").glob("*.parquet"))
 
+    def opens(self, client_id: str, part: Path) -> bool:
+        """Whether every column of a part can be read."""
+        frame = scan_encrypted(part, self._keyring, client_id, name=part.name).collect()
+        found = {column.partition("/")[0] for column in frame.columns if column not in FOOTER_COLUMNS}
+        return found == self._groups(client_id, part)
+
     def closed(self, client_id: str) -> list[str]:
         """Column groups of the client's parts that the keyring does not open."""
         groups = {group for part in self.parts(client_id) for group in self._groups(client_id, part)}
@@ -62,24 +68,30 @@ class Vault:
     def _groups(self, client_id: str, part: Path) -> set[str]:
         return groups_of(part, self._keyring, client_id, name=part.name)
 
-    def rows(self, client_id: str, wanted: pl.DataFrame, *, without: Collection[Path] = ()) -> pl.DataFrame:
+    def rows(
+        self, client_id: str, wanted: pl.DataFrame, *, without: Collection[Path] = (),
+        columns: Collection[str] | None = None,
+    ) -> pl.DataFrame:  # fmt: skip
         """What the vault holds of the `wanted` rows (member_token, _file_id), in columns `<group>/<column>`.
 
-        Those columns only that the keyring opens. `without`: parts that are left out, as if they were gone.
+        Those columns only that the keyring opens, of `columns` (their names without group) if they are given.
+        `without`: parts that are left out, as if they were gone.
         """
-        names = set(wanted["_file_id"].unique()) | {CONSOLIDATED}
-        parts = [p for p in self.parts(client_id) if p.name.split("-")[0] in names and p not in without]
+        of = set(wanted["_file_id"].unique()) | {CONSOLIDATED}
+        parts = [p for p in self.parts(client_id) if p.name.split("-")[0] in of and p not in without]
         scans = [scan_encrypted(p, self._keyring, client_id, name=p.name) for p in parts]
         if not scans:
             return pl.DataFrame(schema=dict.fromkeys(FOOTER_COLUMNS, pl.String))
-        found = pl.concat(scans, how="diagonal").join(
-            wanted.lazy().select(FOOTER_COLUMNS), on=FOOTER_COLUMNS, how="semi"
-        )
+        everything = pl.concat(scans, how="diagonal")
+        if columns is not None:
+            names = everything.collect_schema().names()
+            everything = everything.select(n for n in names if n in FOOTER_COLUMNS or n.partition("/")[2] in columns)
+        found = everything.join(wanted.lazy().select(FOOTER_COLUMNS), on=FOOTER_COLUMNS, how="semi")
         return found.unique(list(FOOTER_COLUMNS), keep="any").collect()
 
-    def values(self, client_id: str, wanted: pl.DataFrame) -> pl.DataFrame:
+    def values(self, client_id: str, wanted: pl.DataFrame, columns: Collection[str] | None = None) -> pl.DataFrame:
         """The same under the contract's names: FOOTER_COLUMNS and each column that the keyring opens (String)."""
-        rows = self.rows(client_id, wanted)
+        rows = self.rows(client_id, wanted, columns=columns)
         named: dict[str, list[str]] = {}
         for column in rows.columns:
             if column not in FOOTER_COLUMNS:  # a column whose group has changed stands in both

@@ -54,6 +54,16 @@ class Keyring:
         info = "\x1f".join(("healthingest/2", purpose, client, *context)).encode()
         return HKDF(algorithm=SHA256(), length=KEY_BYTES, salt=None, info=info).derive(generations[max(generations)])
 
+    def audit_key(self, role: str) -> bytes:
+        """The key of a role's entries in the chain of events; "" is the system's own.
+
+        Raises:
+            KeyringError: this keyring is another role's.
+        """
+        if not self.holds("audit") and (issued := self.keys.get(SHARED, {}).get(f"audit/{role}")):
+            return issued[max(issued)]
+        return self.derive("audit", SHARED, role)
+
     def holds(self, purpose: str, client: str = SHARED) -> bool:
         """Whether values of that purpose can be opened."""
         return bool(self.keys.get(client, {}).get(purpose))

@@ -23,7 +23,7 @@ import pytest
 from typer.testing import CliRunner
 
 from healthingest.cli import app
-from healthingest.lake.export import export_frame
+from healthingest.export import export_frame
 from healthingest.lake.quarantine import open_record
 from healthingest.landing import discovery
 from healthingest.orchestration.build import build_defs

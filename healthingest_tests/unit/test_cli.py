@@ -431,7 +431,7 @@ def test_export_to_a_place_that_does_not_exist_is_one_sentence(used: Shell, tmp_
 def test_the_keyring_is_made_once_and_its_keys_are_never_shown(shell: Shell) -> None:
     made = shell.run("keys", "init", "--json")
     assert made.code == 0
-    assert made.json == {"path": str(shell.keyring)}
+    assert made.json == {"path": str(shell.keyring), "locked_by": None}
     assert stat.S_IMODE(shell.keyring.stat().st_mode) == 0o600
     again = shell.run("keys", "init")
     assert again.code == 1

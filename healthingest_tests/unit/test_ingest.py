@@ -14,9 +14,9 @@ from deltalake import DeltaTable
 
 from healthingest.doctor import examine
 from healthingest.errors import IncompleteError, UnroutableError
+from healthingest.export import export_frame
 from healthingest.ingest import deliveries, ingest, record_unroutable, register
 from healthingest.lake.audit import Audit
-from healthingest.lake.export import export_frame
 from healthingest.lake.quarantine import Quarantine, open_record
 from healthingest.lake.sightings import Sightings
 from healthingest.lake.silver import Silver

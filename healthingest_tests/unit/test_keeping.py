@@ -13,8 +13,8 @@ import pytest
 from healthingest import clean_source
 from healthingest.contracts.clients import load_client
 from healthingest.errors import BusyError, ConfigError, IncompleteError, UsageError
+from healthingest.export import export_frame
 from healthingest.ingest import ingest, ingest_many, register
-from healthingest.lake.export import export_frame
 from healthingest.maintain import maintain
 from healthingest.platform import Platform
 from healthingest_tests.conftest import configure, csv_of, deliver, drop, line

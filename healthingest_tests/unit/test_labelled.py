@@ -16,8 +16,8 @@ from pathlib import Path
 import polars as pl
 import pytest
 
+from healthingest.export import export_frame
 from healthingest.ingest import ingest, register
-from healthingest.lake.export import export_frame
 from healthingest.places import Places
 from healthingest.platform import Platform
 from healthingest_tests.conftest import examples

@@ -304,7 +304,7 @@ def test_a_hook_changes_values_and_is_pinned_with_the_delivery(home: Platform) -
     home = configure(home, WITH_HOOK)
     before = home.clients.clients["acme"].config_hash
     assert deliver(home, "acme_20250106.csv", csv_of(line("OLD7"))).status == "succeeded"
-    from healthingest.lake.export import export_frame
+    from healthingest.export import export_frame
 
     assert export_frame(home)["member_id"].to_list() == ["M7"]
     hook(home, GOOD_HOOK + "# other\n")

@@ -1,0 +1,165 @@
+"""What people did to values, told without values: an append-only chain of events per client, with a keyed MAC.
+
+`checkpoint/events/<client>.jsonl`; each line's MAC covers the line and the MAC before it, so that whoever lacks the
+key can neither change nor remove an event in the middle. Removing the last ones shows against an anchor: the heads of
+all chains, kept elsewhere.
+"""
+
+import contextlib
+import fcntl
+import hashlib
+import hmac
+import json
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from healthingest.errors import IncompleteError, UsageError
+from healthingest.privacy.keyring import Keyring
+
+#: Chain of what concerns no single client.
+INSTALLATION = "_installation"
+_START = "0" * 64
+#: Bytes that hold at least one whole event.
+_LONGEST = 64 * 1024
+
+
+@dataclass(frozen=True)
+class Head:
+    """How far a chain goes: the number of its events and the MAC of the last."""
+
+    events: int
+    mac: str
+
+
+class Events:
+    """All chains of one installation."""
+
+    def __init__(self, root: Path, keyring: Keyring) -> None:
+        """Bind the folder `root` and the keyring whose audit key signs and checks."""
+        self.root, self._keyring = root, keyring
+
+    def append(self, client_id: str, kind: str, role: str, details: Mapping[str, Any]) -> None:
+        """Add one event to a client's chain, for good; `details` hold names and counts, never a value.
+
+        Raises:
+            IncompleteError: the chain's last line is damaged; nothing is added.
+            KeyringError: the keyring has no key for the role's entries.
+        """
+        with self._open(client_id) as file:
+            last = _last(_end_of(file), client_id)
+            body = {
+                "no": last.events + 1,
+                "at": datetime.now(UTC).isoformat(timespec="milliseconds"),
+                "kind": kind,
+                "role": role,
+                **details,
+            }
+            line = json.dumps(body | {"mac": self._mac(client_id, role, last.mac, body)}, ensure_ascii=False)
+            os.write(file, line.encode() + b"\n")
+            os.fsync(file)
+
+    def read(self, client_id: str) -> list[dict[str, Any]]:
+        """A client's events, the oldest first."""
+        path = self.root / f"{client_id}.jsonl"
+        return [json.loads(line) for line in path.read_bytes().splitlines()] if path.exists() else []
+
+    def clients(self) -> list[str]:
+        """Chains that there are."""
+        return sorted(path.stem for path in self.root.glob("*.jsonl"))
+
+    def heads(self) -> dict[str, Head]:
+        """Where each chain ends: what an anchor keeps."""
+        return {c: _last((self.root / f"{c}.jsonl").read_bytes(), c) for c in self.clients()}
+
+    def faults(self, anchor: Mapping[str, Head] | None = None) -> list[str]:
+        """What is wrong with the chains, a sentence each: changed, missing or foreign events; against an anchor too."""
+        found = [fault for client_id in self.clients() for fault in self._faults_of(client_id)]
+        for client_id, head in (anchor or {}).items():
+            events = self.read(client_id) if not any(f"of {client_id} " in fault for fault in found) else []
+            if events and (len(events) < head.events or events[head.events - 1].get("mac") != head.mac):
+                found.append(f"The chain of {client_id} is not the one that the anchor was taken from.")
+            elif not events and not any(f"of {client_id} " in fault for fault in found):
+                found.append(f"The chain of {client_id} is gone; the anchor saw {head.events} events.")
+        return found
+
+    def _faults_of(self, client_id: str) -> Iterator[str]:
+        before = _START
+        for number, line in enumerate((self.root / f"{client_id}.jsonl").read_bytes().splitlines(), 1):
+            try:
+                body = json.loads(line)
+                mac, role = body.pop("mac"), body["role"]
+                right = hmac.compare_digest(mac, self._mac(client_id, role, before, body)) and body["no"] == number
+            except (ValueError, KeyError, TypeError, AttributeError):
+                right, mac = False, ""
+            if not right:
+                yield f"Event {number} of {client_id} was changed, or one before it is missing."
+                return
+            before = mac
+
+    def _mac(self, client_id: str, role: str, before: str, body: Mapping[str, Any]) -> str:
+        said = json.dumps([client_id, before, body], sort_keys=True, ensure_ascii=False).encode()
+        return hmac.new(self._keyring.audit_key(role), said, hashlib.sha256).hexdigest()
+
+    @contextlib.contextmanager
+    def _open(self, client_id: str) -> Iterator[int]:
+        self.root.mkdir(parents=True, exist_ok=True, mode=0o700)
+        fd = os.open(self.root / f"{client_id}.jsonl", os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o600)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX)
+            yield fd
+        finally:
+            os.close(fd)
+
+
+def _end_of(fd: int) -> bytes:
+    """The last events; what a writer that died left without its line's end was never acknowledged and goes."""
+    size = os.fstat(fd).st_size
+    start = max(0, size - _LONGEST)
+    content = os.pread(fd, size - start, start)
+    whole = content.rfind(b"\n") + 1
+    if whole < len(content):
+        os.ftruncate(fd, start + whole)
+    return content[:whole]
+
+
+def _last(content: bytes, client_id: str) -> Head:
+    lines = content.splitlines()
+    if not lines:
+        return Head(0, _START)
+    try:
+        body = json.loads(lines[-1])
+        return Head(int(body["no"]), str(body["mac"]))
+    except (ValueError, KeyError, TypeError):
+        raise IncompleteError(
+            f"The last event of {client_id} is damaged; look at it with healthingest audit verify."
+        ) from None
+
+
+def write_anchor(heads: Mapping[str, Head], target: Path) -> None:
+    """Write heads to a new file.
+
+    Raises:
+        UsageError: something lies there already.
+    """
+    try:
+        fd = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileExistsError:
+        raise UsageError(f"{target} exists; it is left as it is.") from None
+    with os.fdopen(fd, "w") as file:
+        json.dump({client_id: asdict(head) for client_id, head in heads.items()}, file, indent=1)
+
+
+def anchor_of(path: Path) -> dict[str, Head]:
+    """Read what `write_anchor` wrote.
+
+    Raises:
+        UsageError: it is no anchor.
+    """
+    try:
+        return {client_id: Head(**head) for client_id, head in json.loads(path.read_text()).items()}
+    except (OSError, ValueError, TypeError, AttributeError):
+        raise UsageError(f"{path} is no anchor as healthingest audit anchor writes it.") from None

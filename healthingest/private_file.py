@@ -1,0 +1,49 @@
+"""Files that people take away: where they may lie, and how they are written: whole, private, harmless to open."""
+
+import os
+import secrets
+from pathlib import Path
+
+import polars as pl
+
+from healthingest.errors import UsageError
+from healthingest.places import Places
+
+
+def check_target(places: Places, target: Path) -> None:
+    """Refuse to write an export where it cannot be, or must not lie.
+
+    Raises:
+        UsageError: its suffix is not one of the formats, its folder does not exist, or it is the output folder.
+    """
+    if target.suffix not in {".csv", ".parquet"}:
+        raise UsageError("--out must end in .csv or .parquet.")
+    if target.is_dir() or not target.absolute().parent.is_dir():
+        raise UsageError(f"--out {target} is a folder, or lies in one that does not exist.")
+    if target.resolve().is_relative_to(places.output):
+        raise UsageError(f"--out must not lie in {places.output}: that is not for people's files.")
+
+
+def write_private(frame: pl.DataFrame, target: Path) -> None:
+    """Write an export as CSV or Parquet, by its suffix: readable by its owner only, and never half-written."""
+    temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
+    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    try:
+        with os.fdopen(fd, "wb") as file:
+            if target.suffix == ".csv":
+                _safe_for_spreadsheets(frame).write_csv(file)
+            else:
+                frame.write_parquet(file)
+        temporary.replace(target)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _safe_for_spreadsheets(frame: pl.DataFrame) -> pl.DataFrame:
+    """The frame with every text that a spreadsheet would take for a formula led by an apostrophe.
+
+    A sign before nothing but digits is a number or a telephone's, and stays.
+    """
+    text = pl.col(pl.String)
+    formula = text.str.contains(r"^[=+\-@\t\r]") & ~text.str.contains(r"^[+-][0-9]*$")
+    return frame.with_columns(pl.when(formula).then(pl.lit("'") + text).otherwise(text).name.keep())
