@@ -77,11 +77,16 @@ class Reader:
         ) -> Iterator[pl.DataFrame]:
             wanted = list(schema) if with_columns is None else with_columns
             needed = {*wanted, *(predicate.meta.root_names() if predicate is not None else ())}
+            left = n_rows
             for snapshot in snapshots:
+                if left == 0:
+                    return
                 rows = self.rows(snapshot, needed, as_of or today())
                 shown = rows.select(self._as_shown(schema, rows, needed))
                 shown = shown if predicate is None else shown.filter(predicate)
-                shown = shown if n_rows is None else shown.head(n_rows)
+                if left is not None:
+                    shown = shown.head(left)
+                    left -= shown.height
                 self.record(snapshot.client_id, "read", self.opened(snapshot.client_id, needed), shown.height)
                 yield shown.select(wanted)
 

@@ -1,0 +1,370 @@
+"""Roles and exports: nobody reads what the role does not grant, and every reading is written down."""
+
+import json
+import stat
+from datetime import date
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+import healthingest
+from healthingest.errors import ConfigError, IncompleteError, KeyringError, UsageError
+from healthingest.export import export_members
+from healthingest.ingest import ingest, register
+from healthingest.lake.events import Head, anchor_of, write_anchor
+from healthingest.places import Places
+from healthingest.platform import Platform
+from healthingest.privacy.generalize import zip3_allow_list
+from healthingest.privacy.keyring_file import write_copy
+from healthingest.privacy.roles import issue, role_of
+from healthingest_tests.conftest import DATA, csv_of, deliver, install, line, places_in
+from healthingest_tests.unit.test_cli import Shell
+
+ROLES = """roles:
+  operations: {groups: "*", rejected: true, purposes: [enrolment, support]}
+  outreach: {groups: [contact], purposes: [outreach]}
+  acme_desk: {groups: [identity], clients: [acme], purposes: [support]}
+  analyst: {purposes: [analysis]}
+"""
+VALUES = {"member_id", "first_name", "last_name", "dob", "address", "city", "zip", "phone_number", "email"}
+CONTACT = {"address", "city", "zip", "phone_number", "email"}
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Platform:
+    home = install(tmp_path, {"acme": "client_id: acme\n", "globex": "client_id: globex\n"})
+    (home.places.configs / "roles.yaml").write_text(ROLES)
+    deliver(home, "acme_20250106.csv", csv_of(line("M1"), line("M2", city="Salem"), line("M3", zip="12")))
+    deliver(home, "globex_20250106.csv", csv_of(line("G1")))
+    return home
+
+
+def read(home: Platform, role: str, purpose: str | None = None, places: Places | None = None) -> pl.DataFrame:
+    return healthingest.read_silver(role=role, purpose=purpose, places=places or home.places).collect()
+
+
+def events(home: Platform, client: str = "acme") -> list[dict[str, object]]:
+    return home.lake.events.read(client)
+
+
+def issued(home: Platform, role: str, root: Path) -> Places:
+    """The installation as a person of the role opens it: with a keyring of its own."""
+    target = root / f"{role}.json"
+    write_copy(issue(home.keyring, role, role_of(home.places.configs, role)), target, None)
+    return places_in(home.places.home.parent, HEALTHINGEST_KEYRING=target)
+
+
+# --- roles ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("role", "purpose", "clients", "seen"),
+    [
+        ("operations", "enrolment", {"acme", "globex"}, VALUES),
+        ("outreach", None, {"acme", "globex"}, CONTACT),
+        ("acme_desk", None, {"acme"}, VALUES - CONTACT),
+        ("analyst", None, {"acme", "globex"}, set()),
+    ],
+)
+@pytest.mark.parametrize("own_keyring", [False, True])
+def test_a_role_reads_what_it_grants_and_null_for_the_rest(
+    home: Platform, tmp_path: Path, role: str, purpose: str | None, clients: set[str], seen: set[str], own_keyring: bool
+) -> None:
+    got = read(home, role, purpose, issued(home, role, tmp_path) if own_keyring else None)
+    assert set(got["client_id"]) == clients
+    assert {c for c in VALUES if got[c].null_count() == 0} == seen
+    assert {c for c in VALUES if got[c].null_count() == got.height} == VALUES - seen
+    assert set(got["birth_year"]) == {1980}
+    assert set(got["zip3"]) == {"021"}
+
+
+def test_a_roles_keyring_opens_no_more_under_another_roles_name(home: Platform, tmp_path: Path) -> None:
+    places = issued(home, "outreach", tmp_path)
+    with pytest.raises(Exception, match="holds no key for audit"):  # it cannot even sign as another
+        read(home, "operations", "support", places)
+    held = json.loads((tmp_path / "outreach.json").read_text())["keys"]
+    assert set(held["acme"]) == {"vault/footer", "vault/contact"}
+    assert set(held["*"]) == {"audit/outreach"}
+
+
+def test_rejected_records_open_for_those_alone_who_may(home: Platform, tmp_path: Path) -> None:
+    shell = Shell(home.places.home.parent)
+    opened = {}
+    for role in ("operations", "outreach"):
+        keyring = str(issued(home, role, tmp_path).keyring)
+        env = {"HEALTHINGEST_KEYRING": keyring}
+        said = shell.run("quarantine", "show", "acme_20250106.csv", "--values", "--json", env=env)
+        opened[role] = said.code, "12 Main St" in said.out
+    assert opened == {"operations": (0, True), "outreach": (1, False)}
+
+
+@pytest.mark.parametrize(
+    ("role", "purpose", "clients", "said"),
+    [
+        ("nobody", None, None, "no role nobody; there is operations, outreach"),
+        ("operations", None, None, "is for enrolment, support; say which"),
+        ("operations", "marketing", None, "is for enrolment, support"),
+        ("acme_desk", None, ["globex"], "no right to globex"),
+        ("operations", "support", ["initech"], "no client initech"),
+    ],
+)
+def test_what_a_role_is_not_for_is_refused(
+    home: Platform, role: str, purpose: str | None, clients: list[str] | None, said: str
+) -> None:
+    with pytest.raises(UsageError, match=said):
+        healthingest.read_silver(role=role, purpose=purpose, clients=clients, places=home.places)
+    assert events(home) == []
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["roles: {}", "roles: {a: {}}", "roles: {a: {purposes: []}}", "roles: {A b: {purposes: [x]}}", "x: 1", "roles: [a"],
+)
+def test_a_broken_roles_file_lets_nobody_read(home: Platform, text: str) -> None:
+    (home.places.configs / "roles.yaml").write_text(text)
+    with pytest.raises(ConfigError, match=r"roles\.yaml"):
+        read(home, "operations", "support")
+    with pytest.raises(ConfigError, match=r"roles\.yaml"):
+        export_members(home)
+
+
+def test_without_a_roles_file_operations_and_analyst_are_built_in(home: Platform) -> None:
+    (home.places.configs / "roles.yaml").unlink()
+    assert read(home, "operations")["last_name"].null_count() == 0
+    assert read(home, "analyst")["last_name"].null_count() == 3
+    with pytest.raises(UsageError, match="no role outreach; there is operations, analyst"):
+        read(home, "outreach")
+
+
+def test_the_installations_keyring_without_a_key_that_it_must_hold_is_an_error_and_no_null(home: Platform) -> None:
+    body = json.loads(home.places.keyring.read_text())
+    for file in (home.places.output / "bronze" / "acme", home.places.keyring):
+        assert file.exists()
+    del body["keys"]["acme"]["vault/identity"]
+    body["keys"]["acme"]["vault/identity"] = {"1": "00" * 32}
+    home.places.keyring.write_text(json.dumps(body))
+    with pytest.raises(Exception, match=r"."):
+        read(home, "operations", "support")
+
+
+def test_the_lazy_frame_opens_only_what_the_query_needs_and_carries_no_key(home: Platform) -> None:
+    lazy = healthingest.read_silver(role="operations", purpose="support", places=home.places)
+    assert lazy.filter(pl.col("city") == "Salem").select("member_id").collect().rows() == [("M2",)]
+    assert [e["columns"] for e in events(home)] == [["city", "member_id"]]
+    assert lazy.select(pl.len()).collect().item() == 3
+    assert events(home)[-1]["columns"] == []
+    with pytest.raises(Exception, match=r"."):
+        lazy.serialize()
+    assert lazy.head(1).collect().height == 1
+
+
+# --- events ---------------------------------------------------------------------------------------------------
+
+
+def test_every_reading_is_an_event_without_a_value(home: Platform) -> None:
+    read(home, "outreach")
+    export_members(home, purpose="support", clients=["acme"])
+    (first, second), (other,) = events(home), events(home, "globex")
+    shown = ("no", "kind", "role", "purpose", "columns", "members")
+    assert [first[k] for k in shown] == [1, "read", "outreach", "outreach", sorted(CONTACT), 2]
+    assert [second[k] for k in shown] == [2, "export operations", "operations", "support", sorted(VALUES), 2]
+    assert (other["no"], other["members"], bool(other["who"])) == (1, 1, True)
+    text = (home.lake.events.root / "acme.jsonl").read_text()
+    assert not [v for v in ("Lovelace", "M1", "Salem", "ada@", "02139") if v in text]
+    assert stat.S_IMODE((home.lake.events.root / "acme.jsonl").stat().st_mode) == 0o600
+    assert home.lake.events.faults() == []
+
+
+def test_who_cannot_write_the_event_reads_nothing(home: Platform) -> None:
+    home.lake.events.root.mkdir(parents=True)
+    (home.lake.events.root / "acme.jsonl").write_text("torn\n")
+    with pytest.raises((IncompleteError, pl.exceptions.ComputeError), match="damaged"):
+        read(home, "outreach")
+
+
+def test_what_a_killed_writer_left_is_cut_off_and_the_chain_goes_on(home: Platform) -> None:
+    read(home, "outreach")
+    path = home.lake.events.root / "acme.jsonl"
+    path.write_bytes(path.read_bytes() + b'{"no": 2, "at": "20')
+    read(home, "outreach")
+    assert [e["no"] for e in events(home)] == [1, 2]
+    assert home.lake.events.faults() == []
+
+
+@pytest.mark.parametrize("how", ["change", "remove one", "swap", "insert", "other client", "forge"])
+def test_a_chain_that_was_touched_does_not_verify(home: Platform, how: str) -> None:
+    for _ in range(4):
+        read(home, "analyst")
+    path = home.lake.events.root / "acme.jsonl"
+    lines = path.read_text().splitlines()
+    match how:
+        case "change":
+            lines[1] = lines[1].replace('"members": 2', '"members": 1')
+        case "remove one":
+            del lines[1]
+        case "swap":
+            lines[1], lines[2] = lines[2], lines[1]
+        case "insert":
+            lines.insert(2, lines[1])
+        case "other client":
+            lines = (home.lake.events.root / "globex.jsonl").read_text().splitlines()
+        case _:
+            lines[1] = json.dumps(json.loads(lines[1]) | {"role": "operations"})
+    path.write_text("\n".join(lines) + "\n")
+    assert len(home.lake.events.faults()) == 1
+    assert "of acme" in home.lake.events.faults()[0]
+
+
+def test_events_removed_at_the_end_show_against_an_anchor(home: Platform, tmp_path: Path) -> None:
+    for _ in range(3):
+        read(home, "analyst")
+    anchor = tmp_path / "anchor.json"
+    write_anchor(home.lake.events.heads(), anchor)
+    read(home, "analyst")
+    assert home.lake.events.faults(anchor_of(anchor)) == []
+    path = home.lake.events.root / "acme.jsonl"
+    path.write_text("".join(path.read_text().splitlines(keepends=True)[:2]))
+    assert home.lake.events.faults() == [], "a chain alone cannot tell"
+    assert home.lake.events.faults(anchor_of(anchor)) == [
+        "The chain of acme is not the one that the anchor was taken from."
+    ]
+    path.unlink()
+    assert "is gone; the anchor saw 3 events" in home.lake.events.faults(anchor_of(anchor))[0]
+    assert anchor_of(anchor)["acme"] == Head(3, anchor_of(anchor)["acme"].mac)
+
+
+# --- exports --------------------------------------------------------------------------------------------------
+
+
+def test_a_limited_data_set_names_nobody_and_keeps_towns_and_dates(home: Platform) -> None:
+    frame = export_members(home, profile="limited_data_set", purpose="support").frame
+    assert frame.columns == ["dob", "gender", "city", "state", "zip", "creation_date"]
+    assert frame.height == 3
+
+
+def test_safe_harbor_of_people_of_every_age_and_prefix(tmp_path: Path) -> None:
+    home = install(tmp_path)
+    small = ["202", "204", "205", "369", "753", "772", "036", "059", "821", "893"]
+    years = [1900, 1935, 1936, 1937, 1980, 2024]
+    records = [
+        line(f"M{zip3}{year}", zip=f"{zip3}01", dob=f"{year}-06-15")
+        for zip3 in [*small, "021", "606"] for year in years
+    ]  # fmt: skip
+    deliver(home, "acme_20250106.csv", csv_of(*records))
+    done = export_members(home, profile="safe_harbor", as_of=date(2026, 1, 1))
+    frame = done.frame
+    assert frame.columns == ["gender", "state", "birth_year", "zip3", "birth_year_90_plus"]
+    assert set(frame["zip3"]) == {"000", "021", "606"}
+    assert set(frame["birth_year"]) == {None, 1937, 1980, 2024}
+    assert frame.filter(pl.col("birth_year_90_plus"))["birth_year"].null_count() == 36
+    assert frame.filter(~pl.col("birth_year_90_plus")).height == 36
+    assert (done.notes["zip3_table"], done.notes["as_of"], done.notes["suppressed"]) == ("census-2020", "2026-01-01", 0)
+
+
+def test_groups_below_k_are_left_out_and_counted(tmp_path: Path) -> None:
+    home = install(tmp_path)
+    records = [
+        line(f"M{n}", gender="F" if n < 5 else "M", dob=f"{1980 if n < 7 else 1990 + n}-01-01") for n in range(10)
+    ]
+    deliver(home, "acme_20250106.csv", csv_of(*records))
+    done = export_members(home, profile="safe_harbor", k=3)
+    assert (done.frame.height, done.notes["suppressed"], done.notes["smallest_group"]) == (5, 5, 5)
+    assert set(done.frame["gender"]) == {"F"}
+    assert export_members(home, profile="safe_harbor", k=11).frame.height == 0
+
+
+def test_safe_harbor_needs_no_key_that_opens_a_value(home: Platform, tmp_path: Path) -> None:
+    analyst = Platform.open(issued(home, "analyst", tmp_path))
+    shown = export_members(analyst, profile="safe_harbor").frame
+    assert shown.equals(export_members(home, profile="safe_harbor", purpose="support").frame)
+
+
+def test_none_of_the_eighteen_identifiers_of_real_looking_members_is_in_a_safe_harbor_export(tmp_path: Path) -> None:
+    source = DATA / "synthea"
+    if not source.is_dir():
+        pytest.skip("../shared/data/synthea is not here")
+    home = install(tmp_path, {"SYN1": "client_id: SYN1\n"})
+    ingest(home, register(home, source / "SYN1_20250106.csv"), run_id="r")
+    everything = export_members(home).frame
+    shown = export_members(home, profile="safe_harbor", as_of=date(2026, 1, 1)).frame
+    assert shown.height == everything.height > 1000
+    assert set(shown.columns) <= {"gender", "state", "birth_year", "birth_year_90_plus", "zip3"}
+    assert set(shown["zip3"].drop_nulls()) <= zip3_allow_list() | {"000"}
+    assert shown["birth_year"].min() > 2026 - 90  # type: ignore[operator]
+    cells = {str(cell) for row in shown.rows() for cell in row if cell is not None}
+    for column in ("member_id", "first_name", "last_name", "dob", "address", "city", "zip", "phone_number", "email"):
+        assert not cells & set(everything[column].drop_nulls()), column
+
+
+def test_an_export_as_csv_runs_no_formula_and_leaves_telephones_alone(home: Platform, tmp_path: Path) -> None:
+    deliver(home, "acme_20250107.csv", csv_of(line("M9", address="=1+1", city="@home", first_name="-x")))
+    shell, out = Shell(home.places.home.parent), tmp_path / "out.csv"
+    assert shell.run("export", "--purpose", "support", "--out", str(out)).code == 0
+    (row,) = pl.read_csv(out, infer_schema=False).filter(pl.col("member_id") == "M9").to_dicts()
+    assert (row["address"], row["city"], row["first_name"]) == ("'=1+1", "'@home", "'-x")
+    assert row["phone_number"] == "+16172531000"
+
+
+# --- commands -------------------------------------------------------------------------------------------------
+
+
+def test_a_role_is_given_its_keyring_and_works_with_it_alone(home: Platform, tmp_path: Path) -> None:
+    shell, keyring, out = Shell(home.places.home.parent), tmp_path / "outreach.json", tmp_path / "out.parquet"
+    assert (
+        "opens vault/contact, vault/footer of acme, globex"
+        in shell.run("keys", "role", "outreach", "--out", str(keyring)).out
+    )
+    done = shell.run("export", "--out", str(out), "--json", env={"HEALTHINGEST_KEYRING": str(keyring)})
+    assert done.code == 0
+    shown = pl.read_parquet(out)
+    assert "last_name" not in shown.columns
+    assert shown["email"].null_count() == 0
+    assert shell.run("audit", "verify").out == "3 chains are whole.\n"
+    assert "outreach" in shell.run("audit", "show", "acme").out
+    assert shell.run("keys", "role", "outreach", "--out", str(keyring)).code == 1
+
+
+def test_a_backup_is_tried_and_restored(home: Platform, tmp_path: Path) -> None:
+    shell, backup = Shell(home.places.home.parent), tmp_path / "safe.json"
+    assert shell.run("keys", "backup", "--out", str(backup)).code == 0
+    tried = shell.run("keys", "check", str(backup), "--json")
+    assert tried.code == 0
+    assert {r["what"].split()[0] for r in tried.json["results"] if r["client_id"] == "acme"} == {
+        "bronze,",
+        "vault",
+        "rejected",
+    }
+    home.places.keyring.unlink()
+    assert "restore it from its backup" in shell.run("export", "--purpose", "support", "--out", "x.csv").err
+    backup.rename(home.places.keyring)
+    assert shell.run("export", "--purpose", "support", "--out", str(tmp_path / "x.csv")).code == 0
+
+
+def test_a_backup_that_lacks_a_client_is_found_out(home: Platform, tmp_path: Path) -> None:
+    shell, backup = Shell(home.places.home.parent), tmp_path / "old.json"
+    body = json.loads(home.places.keyring.read_text())
+    del body["keys"]["globex"]
+    backup.write_text(json.dumps(body))
+    backup.chmod(0o600)
+    tried = shell.run("keys", "check", str(backup), "--json")
+    assert tried.code == 1
+    assert {r["client_id"] for r in tried.json["results"] if not r["opens"]} == {"globex"}
+
+
+def test_the_keyring_is_locked_and_unlocked_by_command(home: Platform, tmp_path: Path) -> None:
+    kek = tmp_path / "kek"
+    kek.write_text("ab" * 32)
+    kek.chmod(0o600)
+    shell = Shell(home.places.home.parent)
+    assert shell.run("keys", "lock", "--kek", f"file:{kek}").code == 0
+    assert f"file:{kek}" in shell.run("keys", "status").out
+    assert shell.run("ingest", "--all").code == 0
+    kek.write_text("cd" * 32)
+    refused = shell.run("status")
+    assert refused.code == 1
+    assert refused.err.count("\n") == 1
+    kek.write_text("ab" * 32)
+    assert shell.run("keys", "lock").code == 0
+    with pytest.raises(KeyringError):
+        Platform.open(places_in(tmp_path / "elsewhere", HEALTHINGEST_KEYRING=kek))
