@@ -6,7 +6,6 @@ Imports are made where they are used, so that `--help` answers at once.
 
 import os
 import re
-import resource
 import sys
 from datetime import timedelta
 from typing import Annotated
@@ -17,6 +16,7 @@ from typer.exceptions import Abort, TyperException
 from healthingest.command import Json, command_of
 from healthingest.errors import UsageError
 from healthingest.export_cli import export_command
+from healthingest.hardening import harden
 from healthingest.ingest_cli import ingest_command
 from healthingest.keys_cli import audit_app, keys_app
 from healthingest.quarantine_cli import quarantine_app
@@ -38,11 +38,10 @@ command("export")(export_command)
 
 
 def main() -> None:
-    """Run the command with nobody else able to read what it writes, and no core dump of what it holds."""
-    os.umask(0o077)
+    """Run the command with nobody else able to read what it writes or holds."""
+    harden()
     # Before polars is loaded: its allocator gives memory back early, so that the merge can have what reading had.
     os.environ.setdefault("_RJEM_MALLOC_CONF", "dirty_decay_ms:100,muzzy_decay_ms:100")
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     try:
         sys.exit(app(standalone_mode=False))
     except TyperException as error:  # wrong usage

@@ -9,6 +9,8 @@ import dagster as dg
 @cache
 def defs() -> dg.Definitions:
     """All definitions of this installation."""
+    from healthingest.hardening import harden
     from healthingest.orchestration.build import build_defs
 
+    harden()
     return build_defs()

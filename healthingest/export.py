@@ -68,8 +68,7 @@ def export_members(
     """
     if profile not in PROFILES:
         raise UsageError(f"There is no profile {profile}; there is {', '.join(PROFILES)}.")
-    name = role or platform.keyring.role or "operations"
-    reader, when = Reader.of(platform, name, purpose), as_of or today()
+    reader, when = Reader.of(platform, role, purpose), as_of or today()
     columns = _columns(reader.contracts, profile)
     parts = [_of_client(reader, snapshot, profile, columns, when) for snapshot in reader.snapshots(clients)]
     parts = [part for part in parts if part.height]

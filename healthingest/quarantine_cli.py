@@ -12,6 +12,7 @@ from healthingest.show import print_json, print_table
 
 if TYPE_CHECKING:
     from healthingest.platform import Platform
+    from healthingest.reading import Reader
     from healthingest.rejections import Wanted
 
 quarantine_app = typer.Typer(help="Rejected records: see them, give them back to the sender.", no_args_is_help=True)
@@ -34,6 +35,10 @@ OfState = Annotated[State | None, typer.Option("--state", help="Only records in 
 Values = Annotated[
     bool, typer.Option("--values", help="Show the records as received; needs the key of rejected records.")
 ]
+Role = Annotated[
+    str | None, typer.Option(help="With --values: the role of roles.yaml that you act in. Default: as for export.")
+]
+Purpose = Annotated[str | None, typer.Option(help="With --values: what for, one of the role's purposes.")]
 
 
 @command("list")
@@ -77,6 +82,8 @@ def show_command(
     state: OfState = None,
     limit: Annotated[int, typer.Option(min=1, help="Records at most.")] = 50,
     values: Values = False,
+    role: Role = None,
+    purpose: Purpose = None,
     as_json: Json = False,
 ) -> int:
     """Rejected records of a file, each with its lines and everything that is wrong with it.
@@ -90,7 +97,7 @@ def show_command(
     platform = _open()
     rows = rejected(platform, _wanted(files, None, None, rule, state))
     rows = rows.filter(pl.col("record_no").is_in(record)) if record else rows
-    shown = problems(platform, rows.head(limit), values=values)
+    shown = problems(platform, rows.head(limit), _reader(platform, role, purpose) if values else None)
     if as_json:
         print_json({"rejected": rows.height, "problems": shown.to_dicts()})
         return 0
@@ -118,6 +125,8 @@ def export_command(
     rule: OfRule = None,
     state: OfState = None,
     values: Values = False,
+    role: Role = None,
+    purpose: Purpose = None,
     as_json: Json = False,
 ) -> int:
     """Write a file for the sender: each record and line at fault, their column names, and what to mend. No values.
@@ -131,7 +140,7 @@ def export_command(
     check_target(Places.from_env(), out)
     platform = _open()
     rows = rejected(platform, _wanted(files, client, day, rule, state))
-    feedback = problems(platform, rows, values=values)
+    feedback = problems(platform, rows, _reader(platform, role, purpose) if values else None)
     write_private(feedback, out)
     if as_json:
         print_json({"file": str(out), "records": rows.height, "problems": feedback.height, "columns": feedback.columns})
@@ -144,6 +153,12 @@ def _open() -> "Platform":
     from healthingest.platform import Platform
 
     return Platform.open()
+
+
+def _reader(platform: "Platform", role: str | None, purpose: str | None) -> "Reader":
+    from healthingest.reading import Reader
+
+    return Reader.of(platform, role, purpose)
 
 
 def _wanted(

@@ -58,12 +58,13 @@ class Reader:
     keyring: Keyring
 
     @classmethod
-    def of(cls, platform: Platform, name: str, purpose: str | None) -> "Reader":
-        """A reader with what the role grants and the keyring holds.
+    def of(cls, platform: Platform, name: str | None, purpose: str | None) -> "Reader":
+        """A reader with what the role (None: the keyring's own, or `operations`) grants and the keyring holds.
 
         Raises:
             UsageError, ConfigError: as `read_silver`.
         """
+        name = name or platform.keyring.role or "operations"
         role, purpose = role_named(platform.places.configs, name, purpose)
         return cls(platform, name, role, purpose, role.narrow(platform.keyring))
 

@@ -14,6 +14,7 @@ import polars as pl
 from healthingest.errors import ConfigError, UsageError
 from healthingest.lake.quarantine import open_record
 from healthingest.platform import Platform
+from healthingest.reading import Reader
 from healthingest.records.validate import Validator
 
 _ID = r"^[0-9a-f]{6,32}$"
@@ -82,27 +83,32 @@ def per_delivery(rows: pl.DataFrame) -> pl.DataFrame:
     return counted.join(rules, on=keys, how="left", maintain_order="left")
 
 
-def problems(platform: Platform, rows: pl.DataFrame, *, values: bool = False) -> pl.DataFrame:
+def problems(platform: Platform, rows: pl.DataFrame, reader: Reader | None = None) -> pl.DataFrame:
     """One row per record and broken rule, as a sender needs it.
 
     Columns: file, record, line, lines, column (the sender's own name, empty where the record as a whole is at fault),
-    rule, problem (a sentence); with `values` also received (the record's text). All String but the three numbers.
+    rule, problem (a sentence); with a `reader` also received (the record's text, and an event for each client that says
+    so). All String but the three numbers.
 
     Raises:
-        KeyringError: `values` are asked for, and the keyring does not open sealed records.
+        KeyringError: the reader's role does not open rejected records, or its keyring does not.
     """
-    parts = [_of_delivery(platform, part, values=values) for part in rows.partition_by("file_id", maintain_order=True)]
+    if reader:
+        for (client_id,), part in rows.group_by("client_id"):
+            reader.keyring.derive("rejected", str(client_id))  # who cannot open them leaves no event
+            reader.record(str(client_id), "rejected records", ["received"], part.height)
+    parts = [_of_delivery(platform, part, reader) for part in rows.partition_by("file_id", maintain_order=True)]
     schema = {"file": pl.String, "record": pl.Int64, "line": pl.Int64, "lines": pl.Int64}
-    text = ["column", "rule", "problem", *(["received"] if values else [])]
+    text = ["column", "rule", "problem", *(["received"] if reader else [])]
     return pl.concat([pl.DataFrame(schema=schema | dict.fromkeys(text, pl.String)), *parts])
 
 
-def _of_delivery(platform: Platform, rows: pl.DataFrame, *, values: bool) -> pl.DataFrame:
+def _of_delivery(platform: Platform, rows: pl.DataFrame, reader: Reader | None) -> pl.DataFrame:
     client_id, file_id = str(rows["client_id"][0]), str(rows["file_id"][0])
     texts, headers = _words(platform, client_id, file_id)
-    if values:
+    if reader:
         sealed = zip(rows["record_no"], rows["sealed_record"], strict=True)
-        opened = [open_record(platform.keyring, client_id, file_id, number, value) for number, value in sealed]
+        opened = [open_record(reader.keyring, client_id, file_id, number, value) for number, value in sealed]
         rows = rows.with_columns(
             received=pl.Series([raw.decode("utf-8", "replace") for raw in opened], dtype=pl.String)
         )
@@ -119,7 +125,7 @@ def _of_delivery(platform: Platform, rows: pl.DataFrame, *, values: bool) -> pl.
             column=pl.col("column").replace(headers).fill_null(""),
             rule="rule",
             problem=pl.when(pl.col("found_fields").is_not_null()).then(fields).otherwise("__text"),
-            **({"received": pl.col("received")} if values else {}),
+            **({"received": pl.col("received")} if reader else {}),
         )
     )
 

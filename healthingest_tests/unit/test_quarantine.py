@@ -118,10 +118,11 @@ def test_export_is_a_file_for_the_sender_without_a_value(shell: Shell, tmp_path:
 
 def test_values_in_an_export_are_no_formulas(home: Platform, tmp_path: Path) -> None:
     from healthingest.private_file import _safe_for_spreadsheets as safe_for_spreadsheets
+    from healthingest.reading import Reader
     from healthingest.rejections import Wanted, problems, rejected
 
     deliver(home, "acme_20250106.csv", csv_of("=cmd|' /C calc'!A0,x", "-1,x", "a,x"))
-    shown = safe_for_spreadsheets(problems(home, rejected(home, Wanted()), values=True))
+    shown = safe_for_spreadsheets(problems(home, rejected(home, Wanted()), Reader.of(home, None, None)))
     assert shown["received"].to_list() == ["'=cmd|' /C calc'!A0,x", "'-1,x", "a,x"]
 
 

@@ -94,9 +94,12 @@ def test_rejected_records_open_for_those_alone_who_may(home: Platform, tmp_path:
     for role in ("operations", "outreach"):
         keyring = str(issued(home, role, tmp_path).keyring)
         env = {"HEALTHINGEST_KEYRING": keyring}
-        said = shell.run("quarantine", "show", "acme_20250106.csv", "--values", "--json", env=env)
+        purpose = ["--purpose", "support"] if role == "operations" else []
+        said = shell.run("quarantine", "show", "acme_20250106.csv", "--values", *purpose, "--json", env=env)
         opened[role] = said.code, "12 Main St" in said.out
     assert opened == {"operations": (0, True), "outreach": (1, False)}
+    (event,) = events(home)
+    assert (event["kind"], event["role"], event["members"]) == ("rejected records", "operations", 1)
 
 
 @pytest.mark.parametrize(
