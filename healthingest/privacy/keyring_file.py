@@ -32,6 +32,7 @@ from healthingest.privacy.keyring import (
     Keys,
     vault_purpose,
 )
+from healthingest.privacy.known_answers import check_primitives
 
 #: File in the output folder that names the keyring its data was written with. Random, says nothing of the keys.
 ID_FILE = "keyring.id"
@@ -51,6 +52,7 @@ def init_keyring(places: Places, kek: str | None = None) -> Path:
         KeyringError: one exists, its place is inside a data folder, the output holds data of another keyring, or the
             key-encryption key cannot be used.
     """
+    check_primitives()
     _refuse_data_folder(places)
     if places.keyring.exists():
         raise KeyringError(f"A keyring exists at {places.keyring}; it is left as it is.")
@@ -144,6 +146,7 @@ def load_keyring(places: Places) -> Keyring:
     Raises:
         KeyringError: as `open_keyring`.
     """
+    check_primitives()
     _refuse_data_folder(places)
     if not places.keyring.exists():
         raise KeyringError(_missing(places))

@@ -113,7 +113,18 @@ def used(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "--select", "bronze_files,quarantine,silver,audit", "--partition",
     ]  # fmt: skip
     commands = [[*materialize, p] for p in ("acme|2025-01-06", "held|2025-01-06", "acme|2025-01-08")]
-    commands += [[str(bin_ / "healthingest"), *words] for words in (["ingest", "--all"], ["status"], ["doctor"])]
+    taken = root.parent / "canary-taken"  # what people took away, rightly
+    taken.mkdir()
+    words = [
+        ["ingest", "--all"], ["status"], ["doctor"], ["quarantine", "list"],
+        ["quarantine", "show", "acme_20250106.csv"],
+        ["export", "--out", str(taken / "members.csv")],
+        ["export", "--profile", "safe_harbor", "--out", str(taken / "safe.csv")],
+        ["quarantine", "export", "--values", "--out", str(taken / "rejected.csv")],
+        ["keys", "role", "analyst", "--out", str(root.parent / "canary-keys" / "analyst.json")],
+        ["audit", "show", "acme"], ["audit", "verify"], ["keys", "status"], ["maintain"], ["report"],
+    ]  # fmt: skip
+    commands += [[str(bin_ / "healthingest"), *line] for line in words]
     exits = []
     for number, command in enumerate(commands):
         done = subprocess.run(command, env=env, cwd=root, capture_output=True)
@@ -121,6 +132,7 @@ def used(tmp_path_factory: pytest.TempPathFactory) -> Path:
         exits.append(done.returncode)
     assert exits[:3] == [0, 1, 1], "the good partition succeeds, the held and the failed one do not"
     assert exits[3] == 1, "a held, a failed and an unroutable file are findings"
+    assert exits[6:] == [0] * len(words[3:])
     return root
 
 
@@ -131,6 +143,13 @@ def test_no_value_of_any_member_is_left_behind(used: Path) -> None:
     assert found_in((used.parent / "canary-input" / "raw" / "acme_20250106.csv").read_bytes()) >= {"Zqxfirst", "zqxbad"}
 
     assert leaks(used) == {}
+
+
+def test_who_holds_the_keys_reads_the_values_and_who_exports_without_identifiers_does_not(used: Path) -> None:
+    taken = used.parent / "canary-taken"
+    assert found_in((taken / "members.csv").read_bytes()) >= {"ZQXID", "Zqxfirst", "Zqxlast", "Zqxville", "6175550177"}
+    assert found_in((taken / "rejected.csv").read_bytes()) >= {"ZQXID", "zqxbad"}
+    assert found_in((taken / "safe.csv").read_bytes()) == set()
 
 
 def test_every_file_got_its_audit_row(used: Path) -> None:

@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import polars as pl
 import pytest
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
@@ -22,6 +23,7 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from healthingest.errors import KeyringError
 from healthingest.places import Places
 from healthingest.platform import Platform
+from healthingest.privacy import tokens
 from healthingest.privacy.kek import kek_of
 from healthingest.privacy.keyring import CLIENT_PURPOSES, SHARED, SHARED_PURPOSES, Keyring
 from healthingest.privacy.keyring_file import (
@@ -440,3 +442,55 @@ def test_a_copy_is_private_and_never_over_a_file(keyring: Keyring, tmp_path: Pat
     with pytest.raises(KeyringError, match="exists"):
         write_copy(keyring, target, None)
     assert load_keyring(places_in(tmp_path / "new", HEALTHINGEST_KEYRING=target)) == keyring
+
+
+# --- known answers --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("library", "name"), [("HKDF", "HKDF-SHA256"), ("AESGCM", "AES-256-GCM"), ("hmac", "HMAC-SHA256")]
+)
+def test_a_library_that_errs_is_refused_before_a_key_is_used(
+    places: Places, monkeypatch: pytest.MonkeyPatch, library: str, name: str
+) -> None:
+    from healthingest.privacy import known_answers
+
+    class Wrong:
+        """Answers the same to whatever it is asked."""
+
+        def __init__(self, *_: object) -> None:
+            pass
+
+        def derive(self, *_: object) -> bytes:
+            return bytes(42)
+
+        encrypt = digest = derive
+
+    known_answers.check_primitives.cache_clear()
+    monkeypatch.setattr(known_answers, library, Wrong())
+    if library != "hmac":
+        monkeypatch.setattr(known_answers, library, Wrong)
+    with pytest.raises(KeyringError, match=name):
+        open_keyring(places)
+    assert not places.keyring.exists()
+    monkeypatch.undo()
+    assert open_keyring(places).keyring_id
+
+
+def test_fixed_keys_give_the_tokens_hashes_and_ids_that_they_always_gave() -> None:
+    fixed = Keyring("id", "", {
+        SHARED: {"file": {1: bytes(range(32))}},
+        "acme": {"member_token": {1: bytes(range(1, 33))}, "content_hash": {1: bytes(range(2, 34))}},
+    })  # fmt: skip
+    frame = pl.DataFrame({"member_token": ["t"], "city": ["Boston"]})
+    assert {
+        "token": tokens.member_token(fixed, "acme", pl.Series(["M1"])).item(),
+        "hash": tokens.content_hash(fixed, "acme", frame, ["city"]).item(),
+        "file": tokens.file_id(fixed, "acme_20250106.csv", bytes(32)),
+        "content": tokens.content_hmac(fixed, bytes(32)),
+    } == {
+        "token": "f2a9c02539d65a3aed1cd24c215c0de2",
+        "hash": "e46ebfb15d02b4c96ffdfd33146ea656",
+        "file": "f6a8f329ff7e4e7e5ba32bf9a632515c",
+        "content": "e7c9019d3dffd822435b96915ead3afd",
+    }
