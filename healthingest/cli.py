@@ -14,6 +14,7 @@ import typer
 from typer.exceptions import Abort, TyperException
 
 from healthingest.command import Json, command_of
+from healthingest.erase_cli import erase_app
 from healthingest.errors import UsageError
 from healthingest.export_cli import export_command
 from healthingest.hardening import harden
@@ -32,6 +33,7 @@ app = typer.Typer(
 app.add_typer(keys_app, name="keys")
 app.add_typer(audit_app, name="audit")
 app.add_typer(quarantine_app, name="quarantine")
+app.add_typer(erase_app, name="erase")
 command = command_of(app)
 command("ingest")(ingest_command)
 command("export")(export_command)

@@ -227,7 +227,7 @@ def compared(
     unchanged = int((current["__hash"] == current["_content_hash"]).sum())
     full = replace(
         counts,
-        duplicates=counts.accepted - members.height,
+        duplicates=counts.accepted - counts.suppressed - members.height,
         stale=members.height - current.height,
         unchanged=unchanged,
         inserted=inserted,

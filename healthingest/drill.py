@@ -41,7 +41,8 @@ def _of_client(lake: Lake, client_id: str) -> Iterator[Tried]:
     parts = sorted(lake.vault.parts(client_id), key=lambda p: p.stat().st_mtime)
     for part in dict.fromkeys(parts[:1] + parts[-1:]):
         yield Tried(client_id, f"vault part {part.name}", _vault_opens(lake, client_id, part))
-    sealed = lake.quarantine.frame(["file_id", "record_no", "sealed_record"], pl.col("client_id") == client_id)
+    mine = (pl.col("client_id") == client_id) & pl.col("sealed_record").is_not_null()
+    sealed = lake.quarantine.frame(["file_id", "record_no", "sealed_record"], mine)
     for row in sealed.sort("file_id", "record_no").gather([0, sealed.height - 1] if sealed.height else []).to_dicts():
         try:
             open_record(lake.keyring, client_id, row["file_id"], row["record_no"], row["sealed_record"])

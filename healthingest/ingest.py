@@ -26,6 +26,7 @@ from healthingest.model import Counts, Delivery, Outcome, Profile, Status
 from healthingest.platform import Platform
 from healthingest.quality import judge_quality
 from healthingest.report.write import write_report
+from healthingest.silence import silence, take_out_of_bronze
 
 log = logging.getLogger(__name__)
 OnStage = Callable[[str], None]
@@ -41,7 +42,8 @@ def register(platform: Platform, path: Path) -> Delivery:
         UnroutableError: its name leads nowhere, or it cannot be read.
     """
     name = platform.route(path.name)
-    return platform.lake.bronze.add(path, name, platform.clients.clients[name.client_id]).delivery
+    with platform.lake.exclusion.shared(name.client_id):
+        return platform.lake.bronze.add(path, name, platform.clients.clients[name.client_id]).delivery
 
 
 def deliveries(platform: Platform, client_id: str, creation_date: date) -> list[Delivery]:
@@ -103,7 +105,8 @@ def ingest_many(
     outcomes: dict[str, Outcome] = {}
     work = [*_undecided_of_slots(platform, deliveries), *deliveries]
     for batch in _batches(_in_slot_order(work)):
-        outcomes |= {o.delivery.file_id: o for o in _ingest_batch(platform, batch, run_id, on_stage)}
+        with platform.lake.exclusion.shared(batch[0].client_id):
+            outcomes |= {o.delivery.file_id: o for o in _ingest_batch(platform, batch, run_id, on_stage)}
     return [outcomes[d.file_id] for d in deliveries]
 
 
@@ -162,9 +165,13 @@ def _ingest_batch(
     undecided = [d for d in batch if not states[d.file_id]]
     if not undecided:
         return ended
-    outcomes = _attempt(platform, undecided, run_id, stages)
+    silenced: set[str] = set()
+    outcomes = _attempt(platform, undecided, run_id, stages, silenced)
     with stages("audit"):
         written = lake.audit.put(outcomes, run_id=run_id, started_at=started)
+    for o in outcomes:
+        if o.delivery.file_id in silenced:
+            take_out_of_bronze(platform, o.delivery)
     with stages("report"):
         _report(platform, [o.delivery for o in outcomes])
     seconds = {stage: total / len(outcomes) for stage, total in stages.seconds.items()}
@@ -192,19 +199,25 @@ def _report(platform: Platform, deliveries: Sequence[Delivery]) -> None:
                     type(error).__name__)  # fmt: skip
 
 
-def _attempt(platform: Platform, batch: Sequence[Delivery], run_id: str, stages: "Stages") -> list[Outcome]:
-    """Check each delivery, then quarantine, sight and decide those that can be read, together."""
+def _attempt(
+    platform: Platform, batch: Sequence[Delivery], run_id: str, stages: "Stages", silenced: set[str]
+) -> list[Outcome]:
+    """Check each delivery, then quarantine, sight and decide those that can be read, together.
+
+    `silenced` is told the file ids of those that speak of erased members.
+    """
     lake, failed = platform.lake, {}
     candidates: list[Candidate] = []
     rejected: list[tuple[Delivery, pl.DataFrame]] = []
     for delivery in batch:
         try:
-            candidate, refused = _check(platform, delivery, candidates, stages)
+            candidate, refused, erased = _check(platform, delivery, candidates, stages)
         except (PermanentError, ConfigError) as error:
             failed[delivery.file_id] = _failed(delivery, error)
         else:
             candidates.append(candidate)
             rejected.append((delivery, refused))
+            silenced |= {delivery.file_id} if erased else set()
     with stages("quarantine"):
         lake.quarantine.put(rejected, platform.keyring, run_id)
     with stages("sight"):
@@ -220,20 +233,21 @@ def _attempt(platform: Platform, batch: Sequence[Delivery], run_id: str, stages:
 
 def _check(
     platform: Platform, delivery: Delivery, before: Sequence[Candidate], stages: "Stages"
-) -> tuple[Candidate, pl.DataFrame]:
-    """A delivery as silver can compare it, and its rejected records."""
+) -> tuple[Candidate, pl.DataFrame, bool]:
+    """A delivery as silver can compare it, its rejected records, and whether it speaks of erased members."""
     client = platform.pinned_client(delivery)
     checked = check_delivery(platform, delivery, client, stages.add)
     quality = client.config.quality
     alongside = [(c.delivery, c.outcome.counts.records) for c in before]
     judged = judge_quality(quality, checked.counts, delivery, platform.lake.audit, alongside)
+    with stages("tokenise"):
+        checked, erased = silence(platform, delivery, client, checked)
+        members = Members(members_of(platform, delivery, client, checked), lambda: read_again(platform, delivery))
     outcome = Outcome(
         delivery, "succeeded", fresh=True, counts=checked.counts, max_invalid_ratio=quality.max_invalid_ratio,
         profile=checked.profile, file_breaches=judged.file,
     )  # fmt: skip
-    with stages("tokenise"):
-        members = Members(members_of(platform, delivery, client, checked), lambda: read_again(platform, delivery))
-    return Candidate(outcome, client, members, judged, len(checked.extra_columns)), checked.rejected
+    return Candidate(outcome, client, members, judged, len(checked.extra_columns)), checked.rejected, erased
 
 
 def _failed(delivery: Delivery, error: PermanentError | ConfigError) -> Outcome:

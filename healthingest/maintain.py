@@ -5,8 +5,6 @@ may need is deleted, and no part of the vault without proof that silver finds it
 """
 
 import contextlib
-import fcntl
-import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -14,10 +12,12 @@ from datetime import timedelta
 
 from healthingest.clean_source import clean_landing
 from healthingest.consolidate import consolidate, drop_replaced
-from healthingest.errors import BusyError, UsageError
+from healthingest.erase import drop_notices
+from healthingest.errors import UsageError
 from healthingest.lake.delta import Table
 from healthingest.landing.names import printable
 from healthingest.platform import Platform
+from healthingest.silence import late_records
 
 #: What is kept unless told otherwise; Delta's own default for its log.
 KEEP = timedelta(days=30)
@@ -50,7 +50,7 @@ def maintain(
 
     Raises:
         UsageError: `keep` is so short that someone could still need what it deletes.
-        BusyError: another maintenance is running.
+        BusyError: another maintenance, erasure or rotation is running.
         IncompleteError, AccountingError: something is gone or wrong; nothing more was deleted.
     """
     if keep < LEAST:
@@ -60,7 +60,7 @@ def maintain(
     tables: dict[str, Table] = {
         "silver": lake.silver, "quarantine": lake.quarantine, "sightings": lake.sightings, "audit": lake.audit,
     }  # fmt: skip
-    with _alone(platform):
+    with lake.exclusion.maintenance():
         for name, table in tables.items():
             if table.exists():
                 _tell(on_step, name)
@@ -70,6 +70,8 @@ def maintain(
             steps += _vault(platform, client_id, grace)
         _tell(on_step, "bronze")
         steps += _unfinished(platform)
+        _tell(on_step, "erasures")
+        steps += _erasures(platform)
         _tell(on_step, "temporary files")
         steps.append(_abandoned(platform))
         _tell(on_step, "landing zone")
@@ -80,21 +82,6 @@ def maintain(
 def _tell(on_step: Callable[[str], None] | None, what: str) -> None:
     if on_step:
         on_step(what)
-
-
-@contextlib.contextmanager
-def _alone(platform: Platform) -> Iterator[None]:
-    """The lease: a lock that the system takes back from a process that dies."""
-    platform.places.output.mkdir(parents=True, exist_ok=True, mode=0o700)
-    fd = os.open(platform.places.output / ".maintenance.lock", os.O_RDWR | os.O_CREAT, 0o600)
-    try:
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise BusyError("Another maintenance is running; let it end.") from None
-        yield
-    finally:
-        os.close(fd)
 
 
 # --- tables -------------------------------------------------------------------------------------------------------
@@ -129,6 +116,16 @@ def _vault(platform: Platform, client_id: str, grace: timedelta) -> Iterator[Ste
         yield Step(
             f"vault of {client_id}: consolidate", 0, f"{together} parts put together; they go after {grace.days} d"
         )
+
+
+def _erasures(platform: Platform) -> Iterator[Step]:
+    """What late files brought of erased members, should whoever took them in have died before; notices in time."""
+    gone = drop_notices(platform)
+    if gone:
+        yield Step("erasures: change feed", gone, f"{gone} files of the change feed deleted that told of removals")
+    records = late_records(platform)
+    if records:
+        yield Step("erasures: bronze", 0, f"{records} records of erased members taken out of sealed copies")
 
 
 def _abandoned(platform: Platform) -> Step:

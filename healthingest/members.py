@@ -17,6 +17,7 @@ from healthingest.privacy.generalize import generalize
 from healthingest.records.check import Checked, Clock, check_records
 from healthingest.records.damage import RECORD_NO
 from healthingest.records.read import RecordReader
+from healthingest.silence import silence
 
 
 def check_delivery(platform: Platform, delivery: Delivery, client: Client, clock: Clock) -> Checked:
@@ -53,6 +54,7 @@ def read_again(platform: Platform, delivery: Delivery) -> pl.DataFrame:
     """What a delivery says of its members, from bronze: the same at any time, since it is pinned to its config."""
     client = platform.pinned_client(delivery)
     checked = check_delivery(platform, delivery, client, lambda _stage, _seconds: None)
+    checked, _ = silence(platform, delivery, client, checked)
     return members_of(platform, delivery, client, checked)
 
 

@@ -104,7 +104,19 @@ class Reader:
         return [Snapshot(table, client_id) for client_id in self._clients(clients, table)] if table else []
 
     def rows(self, snapshot: Snapshot, columns: Collection[str], as_of: date) -> pl.DataFrame:
-        """Silver's rows of one client with those of the `columns` that the role may open, and age bands."""
+        """Silver's rows of one client with those of the `columns` that the role may open, and age bands.
+
+        Where an erasure or rotation has meanwhile deleted what that version needs, those of the latest version.
+        """
+        try:
+            return self._rows(snapshot, columns, as_of)
+        except (FileNotFoundError, IncompleteError):
+            latest = Snapshot(self.platform.lake.silver.snapshot(), snapshot.client_id)
+            if latest.table.version() == snapshot.table.version():
+                raise
+            return self._rows(latest, columns, as_of)
+
+    def _rows(self, snapshot: Snapshot, columns: Collection[str], as_of: date) -> pl.DataFrame:
         rows = pl.scan_delta(snapshot.table).filter(pl.col("client_id") == snapshot.client_id).collect()
         if opened := self.opened(snapshot.client_id, columns):
             rows = self._with_values(snapshot.client_id, rows, opened)

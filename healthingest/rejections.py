@@ -18,6 +18,8 @@ from healthingest.reading import Reader
 from healthingest.records.validate import Validator
 
 _ID = r"^[0-9a-f]{6,32}$"
+#: Stands for a record whose member was erased.
+_ERASED = b"(erased)"
 
 
 @dataclass(frozen=True)
@@ -108,7 +110,10 @@ def _of_delivery(platform: Platform, rows: pl.DataFrame, reader: Reader | None) 
     texts, headers = _words(platform, client_id, file_id)
     if reader:
         sealed = zip(rows["record_no"], rows["sealed_record"], strict=True)
-        opened = [open_record(reader.keyring, client_id, file_id, number, value) for number, value in sealed]
+        opened = [
+            open_record(reader.keyring, client_id, file_id, number, value) if value is not None else _ERASED
+            for number, value in sealed
+        ]
         rows = rows.with_columns(
             received=pl.Series([raw.decode("utf-8", "replace") for raw in opened], dtype=pl.String)
         )

@@ -134,6 +134,8 @@ class ClientConfig(Strict):
     clean_source: Literal["keep"] | CleanSource = "keep"
     alerts: dict[StrictStr, StrictStr] = Field(default_factory=dict)
     owners: list[StrictStr] = Field(default_factory=list)
+    #: Why nothing of this client may be erased; empty: it may.
+    legal_hold: StrictStr = ""
 
     @field_validator("client_id")
     @classmethod

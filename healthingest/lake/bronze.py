@@ -12,8 +12,8 @@ import io
 import json
 import os
 import secrets
-from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import IO, Any, cast
@@ -30,6 +30,7 @@ from healthingest.privacy.keyring import Keyring
 from healthingest.privacy.seal import SealedReader, SealedWriter
 
 _BLOCK = 4 * 1024 * 1024
+_SEALED = ".sealed"
 _CHANGED = "The file changed while it was read; it is taken once it is complete."
 _UNREADABLE = "The file cannot be opened; check that it still exists and its permissions."
 
@@ -71,7 +72,7 @@ class Bronze:
                     raise UnroutableError(_CHANGED)
                 self._finish(name, client, but=file_id)
                 if not self.find(client.client_id, file_id):
-                    temporary.rename(folder / f"{file_id}.sealed")
+                    temporary.rename(folder / f"{file_id}{_SEALED}")
                     self._write_manifest(name, client, file_id, _reserve(slot, file_id), read)
         finally:
             temporary.unlink(missing_ok=True)
@@ -119,13 +120,22 @@ class Bronze:
         return self._sealed(delivery.client_id, delivery.file_id)
 
     def _sealed(self, client_id: str, file_id: str) -> IO[bytes]:
-        file = (self.root / client_id / f"{file_id}.sealed").open("rb")
-        key = self._keyring.derive("bronze", client_id)
-        sealed = io.BufferedReader(SealedReader(file, key), _BLOCK)
+        """The plain bytes of a sealed copy. A copy may be replaced by another at any time, and be gone when opened."""
+        try:
+            file = self._copy_of(client_id, file_id).open("rb")
+        except FileNotFoundError:
+            file = self._copy_of(client_id, file_id).open("rb")
+        keys = self._keyring.derive_all("bronze", client_id)
+        sealed = io.BufferedReader(SealedReader(file, keys), _BLOCK)
         return cast("IO[bytes]", pa.CompressedInputStream(pa.PythonFile(sealed, mode="r"), "zstd"))
 
+    def _copy_of(self, client_id: str, file_id: str) -> Path:
+        """Where the sealed copy lies: what has replaced the first one is named by the manifest."""
+        manifest, name = self.root / client_id / f"{file_id}.json", f"{file_id}{_SEALED}"
+        return manifest.with_name(json.loads(manifest.read_text()).get("sealed", name) if manifest.exists() else name)
+
     def is_whole(self, client_id: str, file_id: str) -> bool:
-        """Whether the sealed copy gives back the very bytes that were registered."""
+        """Whether the sealed copy gives back the very bytes that were registered, or those left of them by erasures."""
         registered = self.find(client_id, file_id)
         if registered is None:
             return False
@@ -136,7 +146,33 @@ class Bronze:
                     digest.update(chunk)
         except (OSError, HealthingestError):
             return False
-        return tokens.content_hmac(self._keyring, digest.digest()) == registered.delivery.content_hmac
+        left = json.loads(self._manifest(registered.delivery).read_text()).get("left_hmac")
+        return tokens.content_hmac(self._keyring, digest.digest()) == (left or registered.delivery.content_hmac)
+
+    def replace(
+        self, registered: Registered, client: Client, chunks: Iterable[bytes], erased: Collection[int] = ()
+    ) -> None:
+        """Seal other bytes in the place of a delivery's, those of its records `erased` being gone from them.
+
+        Under the latest key. The manifest is replaced last, and decides: whoever dies before leaves the copy as it was.
+        """
+        delivery = registered.delivery
+        manifest, before = self._manifest(delivery), self._copy_of(delivery.client_id, delivery.file_id)
+        new = manifest.with_name(f"{delivery.file_id}.{secrets.token_hex(4)}{_SEALED}")
+        read = self._seal(chunks, new, client)
+        erased = sorted({*registered.facts.erased_records, *erased})
+        body = json.loads(manifest.read_text()) | {"sealed": new.name}
+        if erased:
+            body["left_hmac"] = tokens.content_hmac(self._keyring, read.sha256)
+            body["facts"] = read.facts.model_copy(update={"erased_records": tuple(erased)}).model_dump()
+        self._write(manifest, body)
+        before.unlink()
+
+    def stray(self, client_id: str) -> list[Path]:
+        """Sealed copies that no manifest names any more: left by whoever died while it replaced one."""
+        named = {self._copy_of(client_id, p.stem).name for p in (self.root / client_id).glob("*.json")}
+        copies = (self.root / client_id).glob(f"*{_SEALED}")
+        return [p for p in copies if p.name not in named and self._known(client_id, p.name.partition(".")[0])]
 
     def digest(self, path: Path) -> bytes:
         """SHA-256 of a landed file, without registering it.
@@ -149,6 +185,14 @@ class Bronze:
                 return hashlib.file_digest(file, "sha256").digest()
         except OSError:
             raise UnroutableError(_UNREADABLE) from None
+
+    def facts_of(self, path: Path, client: Client) -> Facts:
+        """What the pre-flight finds in a file, without registering it."""
+        preflight = Preflight.of(client.config.source)
+        with path.open("rb") as file:
+            while chunk := file.read(_BLOCK):
+                preflight.feed(chunk)
+        return preflight.facts()
 
     def finish(self, name: FileName, client: Client) -> int:
         """Register what a process that died had sealed and numbered under a name, but not registered; how many."""
@@ -181,34 +225,37 @@ class Bronze:
         return (self.root / client_id / f"{file_id}.json").exists()
 
     def _copy(self, path: Path, target: Path, client: Client) -> "_Read":
-        preflight = Preflight.of(client.config.source)
-        digest = hashlib.sha256()
-        key = self._keyring.derive("bronze", client.client_id)
         try:
             landed = path.open("rb")
         except OSError:
             raise UnroutableError(_UNREADABLE) from None
-        with landed, target.open("xb") as file:
+        with landed:
             before = _stamp_of(os.fstat(landed.fileno()))
-            writer = SealedWriter(file, key)
+            read = self._seal(iter(lambda: landed.read(_BLOCK), b""), target, client)
+            after = _stamp_of(os.fstat(landed.fileno()))
+        if before != after:
+            raise UnroutableError(_CHANGED)
+        return replace(read, stamp=after)
+
+    def _seal(self, chunks: Iterable[bytes], target: Path, client: Client) -> "_Read":
+        """Write bytes compressed and sealed to a new file, on disk for good, and look at them on the way."""
+        preflight, digest, size = Preflight.of(client.config.source), hashlib.sha256(), 0
+        with target.open("xb") as file:
+            writer = SealedWriter(file, self._keyring.derive("bronze", client.client_id))
             with pa.CompressedOutputStream(pa.PythonFile(writer, mode="w"), "zstd") as compressed:
-                while chunk := landed.read(_BLOCK):
+                for chunk in chunks:
                     digest.update(chunk)
                     preflight.feed(chunk)
                     compressed.write(chunk)
+                    size += len(chunk)
             if not writer.finished:
                 writer.finish()
             file.flush()
             os.fsync(file.fileno())
-            after = _stamp_of(os.fstat(landed.fileno()))
-            size = landed.tell()
-        if before != after:
-            raise UnroutableError(_CHANGED)
-        return _Read(digest.digest(), size, preflight.facts(), after)
+        return _Read(digest.digest(), size, preflight.facts(), (0, 0, 0, 0))
 
     def _write_manifest(self, name: FileName, client: Client, file_id: str, number: int, read: "_Read") -> None:
         """The last step: it makes the delivery exist, pinned to the client's config of this moment."""
-        folder = self.root / client.client_id
         delivery = Delivery(
             file_id=file_id,
             client_id=client.client_id,
@@ -231,12 +278,15 @@ class Bronze:
             "facts": read.facts.model_dump(),
             "config": client.pin,
         }
-        temporary = folder / f".{secrets.token_hex(8)}.tmp"
+        self._write(self._manifest(delivery), body)
+
+    def _write(self, manifest: Path, body: Mapping[str, Any]) -> None:
+        temporary = manifest.with_name(f".{secrets.token_hex(8)}.tmp")
         with temporary.open("x") as file:
             json.dump(body, file, indent=1)
             file.flush()
             os.fsync(file.fileno())
-        temporary.rename(self._manifest(delivery))
+        temporary.rename(manifest)
 
     def _manifest(self, delivery: Delivery) -> Path:
         return self.root / delivery.client_id / f"{delivery.file_id}.json"

@@ -7,7 +7,7 @@ with the very snapshot it looked at. A write by path, or a refreshed handle, com
 import contextlib
 import random
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
@@ -134,6 +134,51 @@ class Table:
         hours = int(keep.total_seconds() // 3600)
         gone = self.snapshot().vacuum(retention_hours=hours, dry_run=False, enforce_retention_duration=False, full=True)
         return len(gone)
+
+    def files_of(self, client_id: str) -> set[Path]:
+        """All data and change data files of a client that lie on disk, whether a version needs them or not."""
+        roots = (self.path / f"client_id={client_id}", self.path / "_change_data" / f"client_id={client_id}")
+        return {path for root in roots for path in root.rglob("*.parquet")}
+
+    def purge(self, client_id: str, but: Collection[Path] = ()) -> int:
+        """Delete what only earlier versions of a client's rows need, change data too, `but` some; how many files.
+
+        Nobody else may be writing the client's rows. Other clients' files stay, so that their versions do.
+        """
+        if not self.exists():
+            return 0
+        needed = {Path(uri.removeprefix("file://")) for uri in DeltaTable(self.uri).file_uris()}
+        gone = self.files_of(client_id) - needed - set(but)
+        for path in gone:
+            path.unlink()
+        return len(gone)
+
+    def update_client(self, client_id: str, keys: Sequence[str], rows: pl.DataFrame, *, delete: bool = False) -> None:
+        """Replace a client's rows by those of the same `keys`, or delete them; no value of them lands in the log."""
+        if rows.is_empty():
+            return
+
+        def attempt() -> None:
+            same = " AND ".join(f"s.{key} = t.{key}" for key in keys)
+            merge = self.snapshot().merge(
+                rows, f"t.client_id = '{client_id}' AND {same}", source_alias="s", target_alias="t",
+                streamed_exec=True, writer_properties=ZSTD,
+            )  # fmt: skip
+            (merge.when_matched_delete() if delete else merge.when_matched_update_all()).execute()
+
+        retry(attempt)
+
+    def drop_client(self, client_id: str) -> int:
+        """Delete all rows of a client and every file with any version of them; how many rows there were."""
+        if not self.exists():
+            return 0
+
+        def attempt() -> int:
+            return int(self.snapshot().delete(f"client_id = '{client_id}'").get("num_deleted_rows") or 0)
+
+        rows = retry(attempt)
+        self.purge(client_id)
+        return rows
 
     def shorten_log(self, keep: timedelta) -> int:
         """Write a checkpoint and drop log entries older than `keep`; returns how many files the log has fewer."""

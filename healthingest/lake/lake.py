@@ -8,6 +8,8 @@ from healthingest.errors import IncompleteError
 from healthingest.lake.audit import Audit
 from healthingest.lake.bronze import Bronze
 from healthingest.lake.events import Events
+from healthingest.lake.exclusion import Exclusion
+from healthingest.lake.ledger import Ledger
 from healthingest.lake.quarantine import Quarantine
 from healthingest.lake.sightings import Sightings
 from healthingest.lake.silver import Silver
@@ -27,6 +29,9 @@ class Lake:
     silver: Silver
     audit: Audit
     events: Events
+    erasures: Ledger
+    holds: Ledger
+    exclusion: Exclusion
     keyring: Keyring
 
     def require_whole(self) -> None:
@@ -60,5 +65,8 @@ class Lake:
             silver=Silver.at(root),
             audit=Audit.at(root),
             events=Events(root / "checkpoint" / "events", keyring),
+            erasures=Ledger(root / "checkpoint" / "erasures", keyring),
+            holds=Ledger(root / "checkpoint" / "holds", keyring),
+            exclusion=Exclusion(root / "checkpoint" / "locks"),
             keyring=keyring,
         )

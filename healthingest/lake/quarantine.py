@@ -34,6 +34,8 @@ SCHEMA = pl.Schema(
     }
 )
 _APP = "quarantine/"
+#: State of a record whose member was erased: its reasons stay, it does not.
+ERASED = "erased"
 _COMMENTS = {
     "record_no": "1-based number of the record in its file, header excluded",
     "line_no": "physical line (1-based, header included) on which the record starts",
@@ -43,7 +45,7 @@ _COMMENTS = {
     "found_fields": "fields the record has; only for malformed records",
     "config_hash": "digest of the client's config that the delivery is pinned to",
     "sealed_record": "the record as received, AES-256-GCM, bound to its file and number",
-    "state": "open, released or discarded",
+    "state": "open, released, discarded or erased",
 }
 
 
@@ -65,6 +67,8 @@ class Quarantine(Table):
     def put(self, batch: Iterable[tuple[Delivery, pl.DataFrame]], keyring: Keyring, run_id: str) -> set[str]:
         """Store the rejected records (frames of `damage.REJECTED_SCHEMA`) of some deliveries, once, in one commit.
 
+        Those without `raw` are erased members'.
+
         Returns the file ids of those that this call stored.
         """
         parts = {_app_id(delivery): _rows(delivery, rejected, keyring, run_id) for delivery, rejected in batch}
@@ -80,6 +84,8 @@ def _rows(delivery: Delivery, rejected: pl.DataFrame, keyring: Keyring, run_id: 
         return pl.DataFrame(schema=SCHEMA)
     key = keyring.derive("rejected", delivery.client_id)
     context = [bound_to(delivery.file_id, number) for number in rejected[RECORD_NO]]
+    erased = rejected["raw"].is_null()
+    sealed = pl.Series(seal_values(key, rejected["raw"].fill_null(b""), context), dtype=pl.Binary)
     rows = rejected.select(
         client_id=pl.lit(delivery.client_id),
         creation_date=pl.lit(delivery.creation_date),
@@ -91,12 +97,12 @@ def _rows(delivery: Delivery, rejected: pl.DataFrame, keyring: Keyring, run_id: 
         reasons="reasons",
         expected_fields="expected_fields",
         found_fields="found_fields",
-        sealed_record=pl.Series(seal_values(key, rejected["raw"], context), dtype=pl.Binary),
+        sealed_record=pl.when(erased).then(None).otherwise(sealed),
         contract=pl.lit(delivery.contract),
         config_hash=pl.lit(delivery.config_hash),
         run_id=pl.lit(run_id),
         quarantined_at=pl.lit(datetime.now(UTC)).cast(pl.Datetime("us", "UTC")),
-        state=pl.lit("open"),
+        state=pl.when(erased).then(pl.lit(ERASED)).otherwise(pl.lit("open")),
     )
     return rows.sort("record_no")
 
@@ -112,4 +118,4 @@ def open_record(keyring: Keyring, client_id: str, file_id: str, record_no: int, 
     Raises:
         KeyringError: wrong key or place.
     """
-    return open_value(keyring.derive("rejected", client_id), sealed, bound_to(file_id, record_no))
+    return open_value(keyring.derive_all("rejected", client_id), sealed, bound_to(file_id, record_no))

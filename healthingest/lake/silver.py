@@ -153,7 +153,7 @@ class Silver(Table):
         else:
             merge = snapshot.table.merge(
                 changed, f"{partition.format('t.')} AND s.member_token = t.member_token",
-                source_alias="s", target_alias="t", streamed_exec=False,
+                source_alias="s", target_alias="t", streamed_exec=True,
                 writer_properties=ZSTD, commit_properties=properties,
             )  # fmt: skip
             merge.when_matched_delete(f"s._change = '{GONE}'")

@@ -11,11 +11,14 @@ from pathlib import Path
 
 import polars as pl
 
+from healthingest.errors import IncompleteError
 from healthingest.privacy.keyring import Keyring, vault_purpose
 from healthingest.privacy.vault_file import FOOTER_COLUMNS, groups_of, scan_encrypted, write_encrypted
 
 #: Stands in a part's name for the delivery, where it holds rows of many.
 CONSOLIDATED = "consolidated"
+#: Times that parts are listed anew because one was gone when it was opened.
+_LOOKS = 5
 
 
 def number_of(part: Path) -> int:
@@ -50,6 +53,33 @@ class Vault:
             temporary.unlink(missing_ok=True)
         return part
 
+    def holding(self, client_id: str, token: str) -> list[Path]:
+        """Parts with a row of a member."""
+        return [part for part in self.parts(client_id) if self.tokens(client_id, part).eq(token).any()]
+
+    def take_out(self, client_id: str, token: str) -> int:
+        """Write every part that holds a member anew, without; returns how many rows went.
+
+        Raises:
+            IncompleteError: the keyring does not open all columns, which would be lost.
+        """
+        if closed := self.closed(client_id):
+            raise IncompleteError(f"The keyring does not open the column group {closed[0]}; this needs all of them.")
+        gone = 0
+        for part in self.holding(client_id, token):
+            rows = scan_encrypted(part, self._keyring, client_id, name=part.name).collect()
+            others = rows.filter(pl.col("member_token") != token)
+            if others.height:
+                self.put_rows(client_id, part.name.split("-")[0], number_of(part), others)
+            part.unlink()
+            gone += rows.height - others.height
+        return gone
+
+    def tokens(self, client_id: str, part: Path) -> pl.Series:
+        """The member tokens of a part's rows."""
+        scan = scan_encrypted(part, self._keyring, client_id, name=part.name)
+        return scan.select("member_token").collect().to_series()
+
     def parts(self, client_id: str) -> list[Path]:
         """All parts of one client."""
         return sorted((self.root / f"client_id={client_id}").glob("*.parquet"))
@@ -78,7 +108,18 @@ class Vault:
         `without`: parts that are left out, as if they were gone.
         """
         of = set(wanted["_file_id"].unique()) | {CONSOLIDATED}
-        parts = [p for p in self.parts(client_id) if p.name.split("-")[0] in of and p not in without]
+        for attempt in range(_LOOKS):
+            parts = [p for p in self.parts(client_id) if p.name.split("-")[0] in of and p not in without]
+            try:
+                return self._rows(client_id, parts, wanted, columns)
+            except FileNotFoundError:  # an erasure or rotation has just written that part anew, under another name
+                if attempt == _LOOKS - 1:
+                    raise
+        raise AssertionError
+
+    def _rows(
+        self, client_id: str, parts: Collection[Path], wanted: pl.DataFrame, columns: Collection[str] | None
+    ) -> pl.DataFrame:
         scans = [scan_encrypted(p, self._keyring, client_id, name=p.name) for p in parts]
         if not scans:
             return pl.DataFrame(schema=dict.fromkeys(FOOTER_COLUMNS, pl.String))

@@ -64,6 +64,8 @@ class Facts(BaseModel):
     trailer_count: int | None = None
     #: Whether a trailer that counts holds something else than a number there.
     trailer_unreadable: bool = False
+    #: Numbers of records that were taken out of the sealed bytes since: their members were erased.
+    erased_records: tuple[int, ...] = ()
 
     @property
     def wide(self) -> str | None:

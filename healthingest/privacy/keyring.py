@@ -48,11 +48,22 @@ class Keyring:
         Raises:
             KeyringError: this keyring holds no such key.
         """
+        return self.derive_all(purpose, client, *context)[0]
+
+    def derive_all(self, purpose: str, client: str = SHARED, *context: str) -> list[bytes]:
+        """The same under every generation of the key, the latest first: what was made before may still be there.
+
+        Raises:
+            KeyringError: this keyring holds no such key.
+        """
         generations = self.keys.get(client, {}).get(purpose)
         if not generations:
             raise KeyringError(self._lacks(purpose, client))
         info = "\x1f".join(("healthingest/2", purpose, client, *context)).encode()
-        return HKDF(algorithm=SHA256(), length=KEY_BYTES, salt=None, info=info).derive(generations[max(generations)])
+        return [
+            HKDF(algorithm=SHA256(), length=KEY_BYTES, salt=None, info=info).derive(generations[number])
+            for number in sorted(generations, reverse=True)
+        ]
 
     def audit_key(self, role: str) -> bytes:
         """The key of a role's entries in the chain of events; "" is the system's own.

@@ -96,6 +96,16 @@ def give_keys(places: Places, keyring: Keyring, clients: Mapping[str, Iterable[s
     return changed
 
 
+def destroy_keys(places: Places, client: str) -> Keyring:
+    """Forget a client's keys for good, and that they were there; a client whose keys are gone never gets others."""
+
+    def forget(now: Keyring) -> Keyring:
+        keys = {scope: held for scope, held in now.keys.items() if scope != client}
+        return replace(now, keys=keys, destroyed={**now.destroyed, client: now.destroyed.get(client, _now()[:10])})
+
+    return _change(places, forget)
+
+
 def _lacking(places: Places, keyring: Keyring, clients: Mapping[str, Iterable[str]]) -> dict[str, list[str]]:
     """Client -> the purposes that it needs keys for and may get them."""
     wanted = {

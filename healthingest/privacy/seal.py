@@ -4,10 +4,11 @@ A sealed value is nonce (12 bytes) | ciphertext | tag. A sealed file is a magic,
 each chunk's number and whether it is the last are authenticated, so that a cut or reordered file does not open.
 """
 
+import contextlib
 import io
 import os
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import BinaryIO
 
 from cryptography.exceptions import InvalidTag
@@ -32,16 +33,16 @@ def seal_values(key: bytes, values: Iterable[bytes], context: Iterable[bytes]) -
     return sealed
 
 
-def open_value(key: bytes, sealed: bytes, context: bytes) -> bytes:
-    """Decrypt one value.
+def open_value(keys: Sequence[bytes], sealed: bytes, context: bytes) -> bytes:
+    """Decrypt one value with whichever of the keys it was made under.
 
     Raises:
-        KeyringError: wrong key, wrong context or changed bytes.
+        KeyringError: wrong keys, wrong context or changed bytes.
     """
-    try:
-        return AESGCM(key).decrypt(sealed[:_NONCE], sealed[_NONCE:], context)
-    except (InvalidTag, ValueError):  # the second where it is cut within its nonce
-        raise KeyringError("A sealed record does not open: wrong keyring, or the record was changed.") from None
+    for key in keys:
+        with contextlib.suppress(InvalidTag, ValueError):  # the second where it is cut within its nonce
+            return AESGCM(key).decrypt(sealed[:_NONCE], sealed[_NONCE:], context)
+    raise KeyringError("A sealed record does not open: wrong keyring, or the record was changed.")
 
 
 class SealedWriter(io.RawIOBase):
@@ -87,9 +88,9 @@ class SealedReader(io.RawIOBase):
         KeyringError: while reading: wrong key, or the file is cut, reordered or changed.
     """
 
-    def __init__(self, source: BinaryIO, key: bytes) -> None:
-        """Open the sealed file that starts at `source`."""
-        self._source, self._cipher = source, AESGCM(key)
+    def __init__(self, source: BinaryIO, keys: Sequence[bytes]) -> None:
+        """Open the sealed file that starts at `source`, made under one of the keys."""
+        self._source, self._ciphers = source, [AESGCM(key) for key in keys]
         if source.read(len(_MAGIC)) != _MAGIC:
             raise KeyringError("A bronze file is not in the sealed format; restore it from its backup.")
         self._nonce = source.read(_NONCE - 5)
@@ -126,13 +127,18 @@ class SealedReader(io.RawIOBase):
         last = not self._source.read(1)
         if not last:
             self._source.seek(-1, io.SEEK_CUR)
-        try:
-            plain = self._cipher.decrypt(_chunk_nonce(self._nonce, self._number, last=last), sealed, _MAGIC)
-        except (InvalidTag, ValueError):
-            raise KeyringError("A bronze file does not open: wrong keyring, or the file was changed.") from None
+        plain = self._opened(_chunk_nonce(self._nonce, self._number, last=last), sealed)
         self._number += 1
         self._ended = last
         return plain
+
+    def _opened(self, nonce: bytes, sealed: bytes) -> bytes:
+        for cipher in self._ciphers:
+            with contextlib.suppress(InvalidTag, ValueError):
+                plain = cipher.decrypt(nonce, sealed, _MAGIC)
+                self._ciphers = [cipher]  # one key made the whole file
+                return plain
+        raise KeyringError("A bronze file does not open: wrong keyring, or the file was changed.")
 
 
 def _chunk_nonce(file_nonce: bytes, number: int, *, last: bool) -> bytes:

@@ -45,6 +45,12 @@ def content_hash(keyring: Keyring, client_id: str, frame: pl.DataFrame, columns:
     return _hmac(text, keyring.derive("content_hash", client_id)).alias("_content_hash")
 
 
+def ledger_entry(keyring: Keyring, client_id: str, member_id: pl.Series) -> pl.Series:
+    """Names of normalised member ids in the ledger of erasures (String of 32 hex digits); unrelated to their tokens."""
+    frame = pl.select(pl.lit(f"er1{_SEPARATOR}{client_id}{_SEPARATOR}") + member_id)
+    return _hmac(frame, keyring.derive("erasure", client_id)).alias("entry")
+
+
 def file_id(keyring: Keyring, file_name: str, sha256: bytes) -> str:
     """Identity of a delivery, 32 hex digits; the same bytes under two names are two deliveries."""
     return hmac.digest(keyring.derive("file"), os.fsencode(file_name) + b"\0" + sha256, hashlib.sha256).hex()[:DIGITS]

@@ -70,8 +70,9 @@ def check_records(
     columns = {RECORD_NO: pl.Int64} | dict.fromkeys(client.contract.column, pl.String)
     good = pl.concat([pl.DataFrame(schema=columns), *(b.accepted for b in batches)], rechunk=True)
     bad = pl.concat([pl.DataFrame(schema=REJECTED_SCHEMA), *(b.rejected for b in batches)], rechunk=True)
+    read = reader.line_counts()
     counts = replace(
-        reader.line_counts(), accepted=good.height, rejected=bad.height,
+        read, accepted=read.accepted + good.height, rejected=bad.height,
         malformed=sum(b.malformed for b in batches), warned=sum(b.warned for b in batches),
     )  # fmt: skip
     return Checked(good, bad, counts, _profile(batches, bad, reader), tuple(reader.extra_columns))

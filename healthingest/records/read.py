@@ -115,7 +115,7 @@ class RecordReader:
             AccountingError: the lines of what was read do not add up to the lines of the file.
         """
         judge(self.facts)
-        header, body = read_header(self._open_text(), self.client, self._encodings)
+        header, body = read_header(text_of(self.source, self.facts), self.client, self._encodings)
         self.header = header
         dialect = self.client.config.source
         framer = Framer(body, dialect.delimiter, dialect.quote, first_line=header.lines + header.blank_lines + 1)
@@ -132,7 +132,7 @@ class RecordReader:
         return self.header.extra if self.header else []
 
     def line_counts(self) -> Counts:
-        """The line part of the accounting; complete once iteration has ended."""
+        """The line part of the accounting, and records that were erased; complete once iteration has ended."""
         return Counts(
             physical_lines=self.facts.physical_lines,
             header_lines=(self.header.lines if self.header else 0) + self._repeated_lines,
@@ -140,18 +140,16 @@ class RecordReader:
             blank_lines=self._blank_lines,
             trailer_lines=1 if self.facts.trailer_bytes else 0,
             records=self._records,
+            # Nothing is left that could tell whether one was accepted; it was, or is not to be seen again.
+            accepted=len(self.facts.erased_records),
+            suppressed=len(self.facts.erased_records),
         )
 
-    # --- bytes to text ---------------------------------------------------------------------------------------
+    @cached_property
+    def _erased(self) -> list[int]:
+        return list(self.facts.erased_records)
 
-    def _open_text(self) -> ByteSource:
-        """The file's bytes without byte order mark and trailer; UTF-16 as UTF-8."""
-        raw: ByteSource = self.source
-        if self.facts.gzip:
-            raw = gzip.GzipFile(fileobj=cast("IO[bytes]", raw), mode="rb")
-        if self.facts.wide:
-            return HeldBack(Recoded(raw, self.facts.wide), hold_back=self.facts.trailer_bytes)
-        return HeldBack(strip_bom(raw), hold_back=self.facts.trailer_bytes)
+    # --- bytes to text ---------------------------------------------------------------------------------------
 
     @cached_property
     def _encodings(self) -> list[str]:
@@ -207,11 +205,12 @@ class RecordReader:
         picked = {column: pl.col(f"c{place}") for column, place in header.columns.items()}
         picked |= {SOURCE + name: pl.col(f"c{place}") for name, place in header.sources.items()}
         rows = cells.select(pl.Series(RECORD_NO, numbers[places], dtype=pl.Int64), **picked).filter(~repeated)
+        rows = rows.filter(~pl.col(RECORD_NO).is_in(self._erased)) if self.facts.erased_records else rows
         traits = {column: found[place] for column, place in header.columns.items()}
         batch = Batch(rows, pl.DataFrame(schema=REJECTED_SCHEMA), traits, frame, numbers)
         if not rejects.places:
             return batch
-        what = rejects.frame(numbers)
+        what = rejects.frame(numbers).filter(~pl.col(RECORD_NO).is_in(self._erased))
         rejected = batch.received(what[RECORD_NO]).hstack(what.drop(RECORD_NO)).select(REJECTED_SCHEMA.names())
         return replace(batch, rejected=rejected)
 
@@ -288,6 +287,14 @@ class RecordReader:
             raise AccountingError(
                 f"The file has {counts.physical_lines} lines, {parts} were accounted for; nothing of it was published."
             )
+
+
+def text_of(raw: ByteSource, facts: Facts, *, trailer: bool = False) -> ByteSource:
+    """A file's bytes without byte order mark, and without its `trailer` unless that is wanted; UTF-16 as UTF-8."""
+    held = 0 if trailer else facts.trailer_bytes
+    if facts.gzip:
+        raw = gzip.GzipFile(fileobj=cast("IO[bytes]", raw), mode="rb")
+    return HeldBack(Recoded(raw, facts.wide) if facts.wide else strip_bom(raw), hold_back=held)
 
 
 def _miscounted(found: int, width: int) -> Reason:

@@ -1,0 +1,357 @@
+"""Erasing a member or a whole client: everywhere, for good, with a signed certificate.
+
+Of a member: the ledger first, so that no file brings it back; then silver; then whatever holds its records is written
+anew without them and what earlier versions needed is deleted. Of a client: its keys are destroyed, and what they opened
+is deleted. Every step may be repeated; whoever died is finished by the same command.
+"""
+
+import json
+import secrets
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from healthingest.absence import Looked, Member, delivery_at, find_in_file, landed_of, look_for
+from healthingest.certificate import signed
+from healthingest.errors import IncompleteError, KeyringError, UsageError
+from healthingest.lake.delta import retry
+from healthingest.lake.quarantine import ERASED, open_record
+from healthingest.lake.silver import GONE, Snapshot
+from healthingest.model import Delivery
+from healthingest.platform import Platform
+from healthingest.privacy.keyring import SHARED
+from healthingest.privacy.keyring_file import destroy_keys
+from healthingest.privacy.roles import actor
+from healthingest.records.redact import hold_ids
+from healthingest.silence import reading_client, take_out_of_bronze
+
+#: How long the change data of the removal itself stays: it tells those who follow silver to remove the member too.
+NOTICE = timedelta(days=7)
+_MEMBER_PROMISE = (
+    "The member's records were deleted, or written anew without them, wherever this installation keeps data. Backups "
+    "and copies that were made before hold them until their own dates; deleted blocks of a disk were not overwritten."
+)
+_CLIENT_PROMISE = (
+    "The client's keys were destroyed and its data deleted. Backups of the data cannot be read without a backup of "
+    "the keyring; backups of the keyring that were made before hold the keys until their own dates."
+)
+OnStep = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Request:
+    """How an erasure is to be done."""
+
+    #: Seconds to wait for attempts that are at work on the client.
+    wait: float = 600.0
+    #: How long the change data of the removal stays.
+    notice: timedelta = NOTICE
+    #: Until when backups that were made before are kept, as whoever asks knows it.
+    backups_until: str = "not stated"
+    on_step: OnStep = lambda _: None
+
+
+def member_of_token(platform: Platform, client_id: str, token: str) -> str:
+    """The id of a member of silver, by its token.
+
+    Raises:
+        UsageError: silver has no such member.
+    """
+    snapshot = Snapshot(platform.lake.silver.snapshot(), client_id)
+    mine = (pl.col("client_id") == client_id) & (pl.col("member_token") == token)
+    row = pl.scan_delta(snapshot.table).filter(mine).select("member_token", "_file_id").collect()
+    values = platform.lake.vault.values(client_id, row, ["member_id"]) if row.height else row
+    if values.height != 1 or "member_id" not in values.columns:
+        raise UsageError(f"Silver has no member of {client_id} with this token.")
+    return str(values["member_id"][0])
+
+
+def find_member(platform: Platform, client_id: str, member_id: str, on_step: OnStep) -> dict[str, Looked]:
+    """Where a member stands, by place; changes nothing."""
+    _may_be_erased(platform, client_id)
+    return look_for(platform, Member.of(platform, client_id, member_id), on_step=on_step)
+
+
+def erase_member(platform: Platform, client_id: str, member_id: str, request: Request) -> dict[str, Any]:
+    """Erase a member by its id in the standard form; returns the certificate, which is also kept.
+
+    Raises:
+        UsageError: there is a legal hold.
+        BusyError: others are at work on the client, or a maintenance runs.
+        IncompleteError: the member was found again afterwards, or the keyring lacks a key that this needs.
+    """
+    _may_be_erased(platform, client_id)
+    lake, member = platform.lake, Member.of(platform, client_id, member_id)
+    entry = lake.erasures.entry(client_id, member_id)
+    if lake.holds.note(client_id, entry):
+        raise UsageError("There is a legal hold on this member: healthingest erase release takes it off.")
+    with _alone(platform, client_id, request):
+        noted = lake.erasures.note(client_id, entry) or {"at": _now(), "notices": []}
+        lake.erasures.put(client_id, entry, noted)
+        removed = _remove(platform, member, request)
+        notices = [Path(p) for p in noted["notices"]] + removed.notices
+        until = datetime.now(UTC) + request.notice
+        kept = notices if request.notice else []
+        lake.erasures.put(
+            client_id, entry, noted | {"notices": list(map(str, kept)), "notice_until": until.isoformat()}
+        )
+        request.on_step("deleting what earlier versions needed")
+        files = {t.path.name: t.purge(client_id, kept) for t in (lake.silver, lake.quarantine, lake.sightings)}
+        left = look_for(platform, member, but=kept, on_step=request.on_step)
+        certificate = _certificate(platform, client_id, "member", request, {
+            "erased": {**removed.counts, "old_files": files},
+            "change_feed": {
+                "silver_from_version": removed.version,
+                "removal_stays_until": until.isoformat() if kept and removed.notices else None,
+            },
+            "looked_through": {place: looked.as_dict() for place, looked in left.items()},
+            "promise": _MEMBER_PROMISE,
+        })  # fmt: skip
+        if sum(looked.found for place, looked in left.items() if place != "landing"):
+            raise IncompleteError("The member was found again after its erasure; run the command again and report it.")
+        _publish(platform, client_id, certificate)
+    return certificate
+
+
+def erase_client(platform: Platform, client_id: str, request: Request) -> dict[str, Any]:
+    """Destroy a client's keys and delete what they opened; returns the certificate, which is also kept.
+
+    Raises:
+        UsageError: there is a legal hold, on the client or on one of its members.
+        BusyError: others are at work on the client, or a maintenance runs.
+    """
+    if client_id not in platform.keyring.destroyed:
+        _may_be_erased(platform, client_id)
+    lake = platform.lake
+    if lake.holds.entries(client_id):
+        raise UsageError(f"There is a legal hold on members of {client_id}: healthingest erase release takes it off.")
+    with _alone(platform, client_id, request):
+        request.on_step("landing zone")
+        landed = landed_of(platform, client_id)
+        for path, _ in landed:
+            path.unlink(missing_ok=True)
+        destroy_keys(platform.places, client_id)
+        counts: dict[str, Any] = {"landing": len(landed)}
+        for table in (lake.silver, lake.quarantine, lake.sightings):
+            request.on_step(table.path.name)
+            counts[table.path.name] = table.drop_client(client_id)
+        folders = {
+            "bronze": lake.bronze.root / client_id,
+            "vault": lake.vault.root / f"client_id={client_id}",
+            "reports": platform.places.output / "reports" / client_id,
+            "ledger": lake.erasures.root / client_id,
+        }
+        for name, folder in folders.items():
+            request.on_step(name)
+            counts[name] = sum(1 for path in folder.rglob("*") if path.is_file()) if folder.is_dir() else 0
+            shutil.rmtree(folder, ignore_errors=True)
+        left = sum(1 for folder in folders.values() if folder.exists())
+        left += sum(len(t.files_of(client_id)) for t in (lake.silver, lake.quarantine, lake.sightings))
+        if left:
+            raise IncompleteError(f"{left} files or folders of {client_id} could not be deleted; run this again.")
+        certificate = _certificate(platform, client_id, "client", request, {
+            "erased": counts, "keys_destroyed": True, "left": left, "promise": _CLIENT_PROMISE,
+        })  # fmt: skip
+        _publish(platform, client_id, certificate)
+    return certificate
+
+
+def set_hold(platform: Platform, client_id: str, member_id: str, reason: str) -> None:
+    """Put a legal hold on a member: nobody can erase it until it is released."""
+    _keyring_of_all(platform, client_id)
+    entry = platform.lake.holds.entry(client_id, member_id)
+    platform.lake.holds.put(client_id, entry, {"at": _now(), "by": actor(), "reason": reason})
+    platform.lake.events.append(client_id, "legal hold", "", {"who": actor(), "purpose": reason})
+
+
+def release_hold(platform: Platform, client_id: str, member_id: str) -> None:
+    """Take the legal hold off a member.
+
+    Raises:
+        UsageError: there is none.
+    """
+    _keyring_of_all(platform, client_id)
+    entry = platform.lake.holds.entry(client_id, member_id)
+    if platform.lake.holds.note(client_id, entry) is None:
+        raise UsageError("There is no legal hold on this member.")
+    platform.lake.holds.take_back(client_id, entry)
+    platform.lake.events.append(client_id, "legal hold released", "", {"who": actor()})
+
+
+def drop_notices(platform: Platform) -> int:
+    """Delete the change data of removals whose time is over; returns how many files. For maintenance."""
+    dropped, ledger = 0, platform.lake.erasures
+    for client_id in sorted(p.name for p in ledger.root.iterdir() if p.is_dir()) if ledger.root.is_dir() else ():
+        for entry in ledger.entries(client_id):
+            note = ledger.note(client_id, entry) or {}
+            if note.get("notices") and datetime.fromisoformat(note["notice_until"]) <= datetime.now(UTC):
+                for path in map(Path, note["notices"]):
+                    dropped += path.exists()
+                    path.unlink(missing_ok=True)
+                ledger.put(client_id, entry, note | {"notices": []})
+    return dropped
+
+
+# --- a member ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Removed:
+    """What was removed where, silver's version after it, and the change data that says so."""
+
+    counts: Mapping[str, int]
+    version: int | None
+    notices: list[Path]
+
+
+def _remove(platform: Platform, member: Member, request: Request) -> _Removed:
+    tell, lake, client_id = request.on_step, platform.lake, member.client_id
+    tell("silver")
+    before = lake.silver.files_of(client_id)
+    silver, version = _from_silver(platform, member)
+    notices = [p for p in lake.silver.files_of(client_id) - before if "_change_data" in p.parts]
+    tell("bronze")
+    deliveries = records = 0
+    landed = [(path, delivery_at(platform, client_id, path, name)) for path, name in landed_of(platform, client_id)]
+    for name in lake.bronze.unfinished(client_id):
+        lake.bronze.finish(platform.route(name), platform.clients.clients[client_id])
+    for registered in list(lake.bronze.of_client(client_id)):
+        found = take_out_of_bronze(platform, registered.delivery, member.names)
+        if found.lines:
+            deliveries, records = deliveries + 1, records + len(found.lines)
+    for stray in lake.bronze.stray(client_id):
+        stray.unlink()
+    tell("quarantine")
+    sealed = _from_quarantine(platform, member)
+    tell("vault")
+    values = lake.vault.take_out(client_id, member.token)
+    tell("sightings")
+    seen = lake.sightings.frame(["member_token"], _mine(member)).height
+    row = pl.DataFrame({"client_id": [client_id], "member_token": [member.token]})
+    if seen:
+        lake.sightings.update_client(client_id, ["member_token"], row, delete=True)
+    tell("landing zone")
+    gone = _from_landing(platform, member, landed)
+    counts = {"silver": silver, "deliveries": deliveries, "records": records, "rejected_records": sealed,
+              "vault_rows": values, "sightings": seen, "landed_files": gone}  # fmt: skip
+    return _Removed(counts, version, notices)
+
+
+def _mine(member: Member) -> pl.Expr:
+    return (pl.col("client_id") == member.client_id) & (pl.col("member_token") == member.token)
+
+
+def _from_silver(platform: Platform, member: Member) -> tuple[int, int | None]:
+    """Remove the member's row; even without one there is a commit, so that no attempt begun before can commit."""
+    silver = platform.lake.silver
+    if not silver.exists():
+        return 0, None
+
+    def attempt() -> tuple[int, int]:
+        snapshot = Snapshot(silver.snapshot(), member.client_id)
+        empty = pl.scan_delta(snapshot.table).head(0).collect()
+        there = pl.scan_delta(snapshot.table).filter(_mine(member)).select(pl.len()).collect().item()
+        row = {"client_id": member.client_id, "member_token": member.token, "_change": GONE}
+        rows = [empty.with_columns(_change=pl.lit("")), *([pl.DataFrame([row])] if there else [])]
+        return there, silver.commit(snapshot, {}, pl.concat(rows, how="diagonal_relaxed"))
+
+    return retry(attempt)
+
+
+def _from_quarantine(platform: Platform, member: Member) -> int:
+    table, client_id = platform.lake.quarantine, member.client_id
+    rows = table.frame(None, (pl.col("client_id") == client_id) & pl.col("sealed_record").is_not_null())
+    hit: list[pl.DataFrame] = []
+    for (file_id,), part in rows.group_by("file_id"):
+        registered = platform.lake.bronze.find(client_id, str(file_id))
+        if registered is None:
+            continue
+        sealed = zip(part["record_no"], part["sealed_record"], strict=True)
+        raw = [open_record(platform.keyring, client_id, str(file_id), number, record) for number, record in sealed]
+        held = hold_ids(raw, reading_client(platform, registered.delivery), member.names)
+        hit.append(part.filter(pl.Series(held, dtype=pl.Boolean)))
+    erased = pl.concat([rows.clear(), *hit])
+    emptied = erased.with_columns(sealed_record=pl.lit(None, pl.Binary), state=pl.lit(ERASED))
+    table.update_client(client_id, ["file_id", "record_no"], emptied)
+    return erased.height
+
+
+def _from_landing(platform: Platform, member: Member, landed: list[tuple[Path, Delivery | None]]) -> int:
+    """Delete landed files that speak of the member, if bronze has what is left of them; others will be silenced."""
+    client = platform.clients.clients.get(member.client_id)
+    known = [path for path, delivery in landed if delivery and path.exists()] if client else []
+    gone = [path for path in known if client and find_in_file(platform, path, client, member.names).lines]
+    for path in gone:
+        path.unlink()
+    return len(gone)
+
+
+# --- both ----------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _alone(platform: Platform, client_id: str, request: Request) -> Iterator[None]:
+    with ExitStack() as stack:
+        stack.enter_context(platform.lake.exclusion.maintenance())
+        waiting = stack.enter_context(
+            platform.lake.exclusion.alone(
+                client_id, wait=request.wait, on_wait=lambda: request.on_step("waiting for ingests that are at work")
+            )
+        )
+        yield waiting
+
+
+def _may_be_erased(platform: Platform, client_id: str) -> None:
+    _keyring_of_all(platform, client_id)
+    client = platform.clients.clients.get(client_id)
+    if client and client.config.legal_hold:
+        raise UsageError(f"There is a legal hold on {client_id}: {client.config.legal_hold}.")
+
+
+def _keyring_of_all(platform: Platform, client_id: str) -> None:
+    if platform.keyring.role is not None:
+        raise KeyringError("This needs the installation's own keyring; a role's does not open everything.")
+    if client_id not in platform.clients.clients and client_id not in platform.lake.bronze.clients():
+        known = ", ".join(sorted({*platform.clients.clients, *platform.lake.bronze.clients()}))
+        raise UsageError(f"There is no client {client_id}; there is {known}.")
+
+
+def _certificate(
+    platform: Platform, client_id: str, kind: str, request: Request, said: Mapping[str, Any]
+) -> dict[str, Any]:
+    lake = platform.lake
+    tables = {"silver": lake.silver, "quarantine": lake.quarantine, "sightings": lake.sightings}
+    head = {
+        "certificate": "erasure/1",
+        "id": secrets.token_hex(8),
+        "client_id": client_id,
+        "kind": kind,
+        "finished_at": _now(),
+        "by": actor(),
+        "software": f"healthingest {version('healthingest')}",
+        "keyring_id": platform.keyring.keyring_id,
+        "table_versions": {name: table.version() for name, table in tables.items()},
+        "backups": {"until": request.backups_until, "object_versions": "none: the tables lie on a file system"},
+    }
+    return signed(platform.keyring.narrowed(["certificate"], [SHARED]), head | dict(said))
+
+
+def _publish(platform: Platform, client_id: str, certificate: Mapping[str, Any]) -> None:
+    folder = platform.places.output / "checkpoint" / "certificates"
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    temporary = folder / f".{certificate['id']}.tmp"
+    temporary.write_text(json.dumps(certificate, indent=1))
+    temporary.rename(folder / f"{certificate['id']}.json")
+    details = {"who": actor(), "certificate": certificate["id"], "what": certificate["kind"]}
+    platform.lake.events.append(client_id, "erased", "", details)
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
