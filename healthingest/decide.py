@@ -12,7 +12,7 @@ import polars as pl
 
 from healthingest import sentences
 from healthingest.contracts.clients import Client
-from healthingest.errors import AccountingError, PermanentError
+from healthingest.errors import AccountingError, KeyringError, PermanentError
 from healthingest.lake.silver import APPLIED, CHANGED, GONE, HELD, NEW, Snapshot
 from healthingest.model import Counts, Delivery, Outcome, Profile
 from healthingest.platform import Platform
@@ -100,10 +100,13 @@ def decide(platform: Platform, batch: Sequence[Candidate], stage: Stage) -> dict
 
     Raises:
         CommitFailedError: another writer of the client was faster.
+        KeyringError: the tokens are not of the keys in force.
     """
     client, silver = batch[0].client, platform.lake.silver
     with stage("compare"):
         snapshot = silver.for_client(client.client_id, client.contract)
+        if snapshot.generation not in {None, platform.keyring.generation("member_token", client.client_id)}:
+            raise KeyringError(f"The keys of {client.client_id} were rotated meanwhile; run this again.")
         known = {c.delivery.file_id for c in batch if snapshot.state(c.delivery.file_id)}
         decided = {file_id: recorded(platform, file_id) for file_id in known}  # another worker was faster
         undecided = [c for c in batch if c.delivery.file_id not in known]
@@ -197,7 +200,7 @@ def _state(platform: Platform, snapshot: Snapshot, batch: Sequence[Candidate], k
     new = [c.delivery for c in batch]
     own = pl.concat([_NO_SIGHTINGS, *(c.members.look().select(_NO_SIGHTINGS.columns) for c in batch)])
     latest = platform.lake.sightings.latest_of_others(
-        snapshot.client_id, {d.file_id for d in new}, own,
+        snapshot.client_id, snapshot.generation, {d.file_id for d in new}, own,
         lambda deliveries: snapshot.active(deliveries, platform.lake.bronze, applying=new),
     )  # fmt: skip
     if latest.is_empty():

@@ -76,6 +76,7 @@ def member_of_token(platform: Platform, client_id: str, token: str) -> str:
 def find_member(platform: Platform, client_id: str, member_id: str, on_step: OnStep) -> dict[str, Looked]:
     """Where a member stands, by place; changes nothing."""
     _may_be_erased(platform, client_id)
+    platform = platform.current(client_id)
     return look_for(platform, Member.of(platform, client_id, member_id), on_step=on_step)
 
 
@@ -88,11 +89,12 @@ def erase_member(platform: Platform, client_id: str, member_id: str, request: Re
         IncompleteError: the member was found again afterwards, or the keyring lacks a key that this needs.
     """
     _may_be_erased(platform, client_id)
-    lake, member = platform.lake, Member.of(platform, client_id, member_id)
-    entry = lake.erasures.entry(client_id, member_id)
-    if lake.holds.note(client_id, entry):
+    entry = platform.lake.erasures.entry(client_id, member_id)
+    if platform.lake.holds.note(client_id, entry):
         raise UsageError("There is a legal hold on this member: healthingest erase release takes it off.")
     with _alone(platform, client_id, request):
+        platform = platform.current(client_id)
+        lake, member = platform.lake, Member.of(platform, client_id, member_id)
         noted = lake.erasures.note(client_id, entry) or {"at": _now(), "notices": []}
         lake.erasures.put(client_id, entry, noted)
         removed = _remove(platform, member, request)

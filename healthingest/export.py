@@ -116,7 +116,7 @@ def _of_client(
     around = {"safe_harbor": [], "limited_data_set": ["creation_date"], "operations": ["creation_date", "last_seen"]}
     if profile == "operations":
         bronze, sightings = reader.platform.lake.bronze, reader.platform.lake.sightings
-        seen = sightings.last_seen(snapshot.client_id, lambda deliveries: snapshot.active(deliveries, bronze))
+        seen = sightings.last_seen(snapshot.client_id, snapshot.generation, lambda some: snapshot.active(some, bronze))
         rows = rows.join(seen, on="member_token", how="left")
     first = ["client_id"] if profile == "operations" else []
     reader.record(snapshot.client_id, f"export {profile}", opened, rows.height)

@@ -43,7 +43,8 @@ def register(platform: Platform, path: Path) -> Delivery:
     """
     name = platform.route(path.name)
     with platform.lake.exclusion.shared(name.client_id):
-        return platform.lake.bronze.add(path, name, platform.clients.clients[name.client_id]).delivery
+        now = platform.current(name.client_id)
+        return now.lake.bronze.add(path, name, platform.clients.clients[name.client_id]).delivery
 
 
 def deliveries(platform: Platform, client_id: str, creation_date: date) -> list[Delivery]:
@@ -106,7 +107,8 @@ def ingest_many(
     work = [*_undecided_of_slots(platform, deliveries), *deliveries]
     for batch in _batches(_in_slot_order(work)):
         with platform.lake.exclusion.shared(batch[0].client_id):
-            outcomes |= {o.delivery.file_id: o for o in _ingest_batch(platform, batch, run_id, on_stage)}
+            now = platform.current(batch[0].client_id)
+            outcomes |= {o.delivery.file_id: o for o in _ingest_batch(now, batch, run_id, on_stage)}
     return [outcomes[d.file_id] for d in deliveries]
 
 
@@ -221,7 +223,8 @@ def _attempt(
     with stages("quarantine"):
         lake.quarantine.put(rejected, platform.keyring, run_id)
     with stages("sight"):
-        lake.sightings.put((c.delivery, c.members.look()) for c in candidates)
+        generation = platform.keyring.generation("member_token", batch[0].client_id)
+        lake.sightings.put(((c.delivery, c.members.look()) for c in candidates), generation)
     try:
         decisions = retry(lambda: decide(platform, candidates, stages)) if candidates else {}
     except (PermanentError, ConfigError) as error:

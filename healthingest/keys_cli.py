@@ -113,6 +113,66 @@ def keys_check_command(
     return 0 if all(result.opens for result in results) else 1
 
 
+@keys_command("rotate")
+def keys_rotate_command(
+    client: Annotated[list[str] | None, typer.Argument(help="Clients; all by default.")] = None,
+    wait: Annotated[float, typer.Option(min=0, help="Seconds to wait for ingests that are at work on a client.")] = 600,
+    as_json: Json = False,
+) -> int:
+    """Give clients new keys and put all their data under them, beside running ingests. Run again, it goes on.
+
+    Back the keyring up afterwards, issue the roles' keyrings anew, and then forget the old keys: keys revoke.
+
+    Example: healthingest keys rotate acme
+    """
+    import sys
+
+    from healthingest.platform import Platform
+    from healthingest.rotate import rotate
+
+    platform = Platform.open()
+    shown = not as_json and sys.stderr.isatty()
+    done = []
+    for client_id in client or platform.keyring.clients:
+
+        def tell(step: str, client_id: str = client_id) -> None:
+            if shown:
+                typer.echo(f"\r\033[K{client_id}: {step}", nl=False, err=True)
+
+        done.append(rotate(platform, client_id, wait=wait, on_step=tell))
+        if shown:
+            typer.echo("\r\033[K", nl=False, err=True)
+        if not as_json:
+            places = ", ".join(f"{count} {place}" for place, count in done[-1].renewed.items())
+            typer.echo(f"{client_id}: keys of generation {done[-1].generation}; renewed: {places}")
+    if as_json:
+        print_json({"clients": [vars(rotated) for rotated in done]})
+    elif done:
+        typer.echo("Back the keyring up, issue roles' keyrings anew, then run: healthingest keys revoke")
+    return 0
+
+
+@keys_command("revoke")
+def keys_revoke_command(
+    client: Annotated[list[str] | None, typer.Argument(help="Clients; all by default.")] = None, as_json: Json = False
+) -> int:
+    """Forget the keys that a rotation has replaced, once nothing needs them. What only they open cannot be read again.
+
+    Example: healthingest keys revoke acme
+    """
+    from healthingest.platform import Platform
+    from healthingest.rotate import revoke
+
+    platform = Platform.open()
+    gone = {client_id: revoke(platform, client_id) for client_id in client or platform.keyring.clients}
+    if as_json:
+        print_json({"forgotten": gone})
+    else:
+        for client_id, count in gone.items():
+            typer.echo(f"{client_id}: {count} old generations forgotten")
+    return 0
+
+
 @keys_command("role")
 def keys_role_command(
     name: Annotated[str, typer.Argument(help="Role of roles.yaml.")],

@@ -107,7 +107,7 @@ def _state(platform: Platform, client: Client, snapshot: Snapshot | None) -> pl.
     if snapshot is None:
         return pl.DataFrame(schema=columns)
     latest = platform.lake.sightings.latest(
-        client.client_id, lambda deliveries: snapshot.active(deliveries, platform.lake.bronze)
+        client.client_id, snapshot.generation, lambda some: snapshot.active(some, platform.lake.bronze)
     )
     known = snapshot.hashes().join(latest, on="member_token", how="full", coalesce=True)
     return known.select("member_token", __hash="_content_hash", __latest="latest")

@@ -1,17 +1,18 @@
 """One installation, opened: its places, clients, keys and tables. The first thing every command and run makes."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from healthingest.contracts.clients import Client, ClientSet, load_clients
 from healthingest.errors import ConfigError
 from healthingest.lake.lake import Lake
+from healthingest.lake.silver import Snapshot
 from healthingest.landing.names import FileName, parse_file_name
 from healthingest.model import Delivery
 from healthingest.places import Places, today
 from healthingest.privacy import tokens
 from healthingest.privacy.keyring import Keyring
-from healthingest.privacy.keyring_file import give_keys, open_keyring
+from healthingest.privacy.keyring_file import give_keys, open_keyring, stamp
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,8 @@ class Platform:
     lake: Lake
     #: Clients as deliveries are pinned to them, by client and config digest: a history has few of them.
     _pinned: dict[tuple[str, str, str], Client] = field(default_factory=dict, compare=False, repr=False)
+    #: Tells the keyring's file as it was opened.
+    _stamp: tuple[int, int, int] = field(default=(0, 0, 0), compare=False, repr=False)
 
     @classmethod
     def open(cls, places: Places | None = None, *, whole: bool = True) -> "Platform":
@@ -43,7 +46,24 @@ class Platform:
         lake = Lake.of(places, keyring)
         if whole:
             lake.require_whole()
-        return cls(places, clients, keyring, lake)
+        return cls(places, clients, keyring, lake, _stamp=stamp(places))
+
+    def current(self, client_id: str) -> "Platform":
+        """The same with the keys that a client has now: they may have been rotated since this was opened.
+
+        To be called with the client's lock held, shared or alone: then they stay what they are.
+        """
+        now = self if stamp(self.places) == self._stamp else Platform.open(self.places, whole=False)
+        held = now.keyring.keys.get(client_id, {}).get("member_token", {})
+        if len(held) <= 1:
+            return now
+        silver = now.lake.silver
+        noted = Snapshot(silver.snapshot(), client_id).generation if silver.exists() else None
+        in_force = noted or max(held)
+        if now.keyring.in_force.get(client_id) == in_force:
+            return now
+        keyring = replace(now.keyring, in_force={**now.keyring.in_force, client_id: in_force})
+        return replace(now, keyring=keyring, lake=Lake.of(now.places, keyring))
 
     def route(self, file_name: str) -> FileName:
         """Which client and partition a file name belongs to.

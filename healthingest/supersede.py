@@ -57,8 +57,9 @@ def takes_back_too_much(platform: Platform, slot: Slot, members: pl.DataFrame) -
     """
     if slot.earlier is None:
         return False
-    mine = (pl.col("client_id") == slot.delivery.client_id) & (pl.col("file_id") == slot.earlier)
-    before = platform.lake.sightings.frame(["member_token"], mine)
+    before = platform.lake.sightings.of_client(
+        slot.delivery.client_id, slot.snapshot.generation, ["member_token"], pl.col("file_id") == slot.earlier
+    )
     return before.join(members, on="member_token", how="anti").height > members.height
 
 
@@ -74,7 +75,7 @@ def left_behind(platform: Platform, slot: Slot, members: pl.DataFrame, current: 
     if slot.earlier is None:
         return columns
     client_id = slot.delivery.client_id
-    rows = platform.lake.sightings.frame(None, pl.col("client_id") == client_id)
+    rows = platform.lake.sightings.of_client(client_id, slot.snapshot.generation)
     alone = rows.filter(pl.col("file_id") == slot.earlier).join(current, on="member_token", how="anti")
     best = _best(rows.join(alone.select("member_token"), on="member_token", how="semi"), slot)
     known = slot.snapshot.hashes().join(alone.select("member_token"), on="member_token", how="semi")

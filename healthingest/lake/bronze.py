@@ -73,7 +73,8 @@ class Bronze:
                 self._finish(name, client, but=file_id)
                 if not self.find(client.client_id, file_id):
                     temporary.rename(folder / f"{file_id}{_SEALED}")
-                    self._write_manifest(name, client, file_id, _reserve(slot, file_id), read)
+                    generation = self._keyring.generation("bronze", client.client_id)
+                    self._write_manifest(name, client, file_id, _reserve(slot, file_id), read, generation=generation)
         finally:
             temporary.unlink(missing_ok=True)
         return cast("Registered", self.find(client.client_id, file_id))
@@ -161,12 +162,29 @@ class Bronze:
         new = manifest.with_name(f"{delivery.file_id}.{secrets.token_hex(4)}{_SEALED}")
         read = self._seal(chunks, new, client)
         erased = sorted({*registered.facts.erased_records, *erased})
-        body = json.loads(manifest.read_text()) | {"sealed": new.name}
+        generation = self._keyring.generation("bronze", delivery.client_id)
+        body = json.loads(manifest.read_text()) | {"sealed": new.name, "generation": generation}
         if erased:
             body["left_hmac"] = tokens.content_hmac(self._keyring, read.sha256)
             body["facts"] = read.facts.model_copy(update={"erased_records": tuple(erased)}).model_dump()
         self._write(manifest, body)
         before.unlink()
+
+    def reseal(self, registered: Registered, client: Client) -> bool:
+        """Seal a delivery under the latest key, if it is not; whether that was needed."""
+        delivery = registered.delivery
+        manifest = json.loads(self._manifest(delivery).read_text())
+        if manifest["generation"] == self._keyring.generation("bronze", delivery.client_id):
+            return False
+        with self.open(delivery) as source:
+            self.replace(registered, client, iter(lambda: source.read(_BLOCK), b""))
+        return True
+
+    def older(self, client_id: str) -> int:
+        """How many deliveries are sealed under another key than the client's latest."""
+        latest = self._keyring.generation("bronze", client_id)
+        manifests = (self.root / client_id).glob("*.json")
+        return sum(json.loads(manifest.read_text())["generation"] != latest for manifest in manifests)
 
     def stray(self, client_id: str) -> list[Path]:
         """Sealed copies that no manifest names any more: left by whoever died while it replaced one."""
@@ -218,7 +236,7 @@ class Bronze:
                     preflight.feed(chunk)
                     size += len(chunk)
             read = _Read(digest.digest(), size, preflight.facts(), (0, 0, 0, 0))
-            self._write_manifest(name, client, file_id, number, read)
+            self._write_manifest(name, client, file_id, number, read, generation=0)  # whoever sealed it is gone
         return len(waiting)
 
     def _known(self, client_id: str, file_id: str) -> bool:
@@ -254,7 +272,9 @@ class Bronze:
             os.fsync(file.fileno())
         return _Read(digest.digest(), size, preflight.facts(), (0, 0, 0, 0))
 
-    def _write_manifest(self, name: FileName, client: Client, file_id: str, number: int, read: "_Read") -> None:
+    def _write_manifest(
+        self, name: FileName, client: Client, file_id: str, number: int, read: "_Read", *, generation: int
+    ) -> None:
         """The last step: it makes the delivery exist, pinned to the client's config of this moment."""
         delivery = Delivery(
             file_id=file_id,
@@ -277,6 +297,7 @@ class Bronze:
             },
             "facts": read.facts.model_dump(),
             "config": client.pin,
+            "generation": generation,
         }
         self._write(self._manifest(delivery), body)
 

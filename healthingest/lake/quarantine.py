@@ -6,6 +6,7 @@ from pathlib import Path
 
 import polars as pl
 
+from healthingest.errors import KeyringError
 from healthingest.lake.delta import Table
 from healthingest.model import Delivery
 from healthingest.privacy.keyring import Keyring
@@ -73,6 +74,37 @@ class Quarantine(Table):
         """
         parts = {_app_id(delivery): _rows(delivery, rejected, keyring, run_id) for delivery, rejected in batch}
         return {app_id.removeprefix(_APP) for app_id in self.append_once(parts)}
+
+    def older(self, client_id: str, keyring: Keyring) -> int:
+        """How many rejected records are sealed under another key than the client's latest."""
+        rows = self.frame(["file_id", "record_no", "sealed_record"], _sealed_of(client_id))
+        return sum(not _opens(keyring, client_id, *row) for row in rows.iter_rows())
+
+    def reseal(self, client_id: str, keyring: Keyring) -> int:
+        """Seal all rejected records of a client under its latest key, for who is alone with it; how many were not."""
+        rows = self.frame(None, _sealed_of(client_id))
+        named = rows.select("file_id", "record_no", "sealed_record")
+        old = rows.filter(pl.Series([not _opens(keyring, client_id, *r) for r in named.iter_rows()], dtype=pl.Boolean))
+        named = old.select("file_id", "record_no", "sealed_record")
+        opened = [open_record(keyring, client_id, *row) for row in named.iter_rows()]
+        context = [bound_to(file_id, number) for file_id, number, _ in named.iter_rows()]
+        sealed = seal_values(keyring.derive("rejected", client_id), opened, context)
+        again = old.with_columns(sealed_record=pl.Series(sealed, dtype=pl.Binary))
+        self.update_client(client_id, ["file_id", "record_no"], again)
+        return old.height
+
+
+def _sealed_of(client_id: str) -> pl.Expr:
+    return (pl.col("client_id") == client_id) & pl.col("sealed_record").is_not_null()
+
+
+def _opens(keyring: Keyring, client_id: str, file_id: str, record_no: int, sealed: bytes) -> bool:
+    """Whether a record is under the client's latest key."""
+    try:
+        open_value([keyring.derive("rejected", client_id)], sealed, bound_to(file_id, record_no))
+    except KeyringError:
+        return False
+    return True
 
 
 def _app_id(delivery: Delivery) -> str:

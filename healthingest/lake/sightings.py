@@ -22,6 +22,8 @@ SCHEMA = pl.Schema(
         "member_token": pl.String(),
         "content_hash": pl.String(),
         "sequence": pl.String(),
+        #: Of the keys that token and hash were made with; only those in force count.
+        "generation": pl.Int32(),
     }
 )
 #: Leading characters of a sequence that order deliveries by date and suffix: two ISO dates and a digit.
@@ -57,15 +59,22 @@ class Sightings(Table):
             configuration={"delta.dataSkippingStatsColumns": "sequence"},
         )
 
-    def put(self, batch: Iterable[tuple[Delivery, pl.DataFrame]]) -> None:
-        """Store the sightings of some deliveries, once, in one commit.
+    def put(self, batch: Iterable[tuple[Delivery, pl.DataFrame]], generation: int) -> None:
+        """Store the sightings of some deliveries under one generation of keys, once, in one commit.
 
         Their frames have member_token, _content_hash, sequence (String).
         """
-        self.append_once({f"sightings/{delivery.file_id}": _rows(delivery, seen) for delivery, seen in batch})
+        self.append_once({_app_id(d.file_id, generation): _rows(d, seen, generation) for d, seen in batch})
+
+    def of_client(
+        self, client_id: str, generation: int | None, columns: list[str] | None = None, where: pl.Expr | None = None
+    ) -> pl.DataFrame:
+        """A client's rows under the generation of keys that is in force (None: there is but one)."""
+        mine = _mine(client_id, generation)
+        return self.frame(columns, mine if where is None else mine & where)
 
     def latest_of_others(
-        self, client_id: str, file_ids: Collection[str], own: pl.DataFrame,
+        self, client_id: str, generation: int | None, file_ids: Collection[str], own: pl.DataFrame,
         active: Callable[[pl.DataFrame], pl.Series],
     ) -> pl.DataFrame:  # fmt: skip
         """The latest active sighting of members of `own` in other deliveries than these: member_token, latest.
@@ -79,22 +88,26 @@ class Sightings(Table):
             return pl.DataFrame(schema={"member_token": pl.String, "latest": pl.String})
         others = (
             pl.scan_parquet(files, glob=False)
-            .filter(~pl.col("file_id").is_in(list(file_ids)))
+            .filter(~pl.col("file_id").is_in(list(file_ids)), _of(generation))
             .select("file_id", "file_name", "member_token", "sequence")
             .collect()
         )
         latest = only_active(others, active).group_by("member_token").agg(pl.col("sequence").max().alias("latest"))
         return latest.join(own, on="member_token", how="semi")
 
-    def last_seen(self, client_id: str, active: Callable[[pl.DataFrame], pl.Series]) -> pl.DataFrame:
+    def last_seen(
+        self, client_id: str, generation: int | None, active: Callable[[pl.DataFrame], pl.Series]
+    ) -> pl.DataFrame:
         """The greatest record date of each member over its active sightings: member_token, last_seen (Date)."""
         day = pl.col("latest").str.slice(0, 10).str.to_date("%Y-%m-%d")
-        return self.latest(client_id, active).select("member_token", last_seen=day)
+        return self.latest(client_id, generation, active).select("member_token", last_seen=day)
 
-    def latest(self, client_id: str, active: Callable[[pl.DataFrame], pl.Series]) -> pl.DataFrame:
+    def latest(
+        self, client_id: str, generation: int | None, active: Callable[[pl.DataFrame], pl.Series]
+    ) -> pl.DataFrame:
         """The greatest active sequence of each member: member_token, latest (String)."""
         columns = ["file_id", "file_name", "member_token", "sequence"]
-        rows = only_active(self.frame(columns, pl.col("client_id") == client_id), active)
+        rows = only_active(self.of_client(client_id, generation, columns), active)
         return rows.group_by("member_token").agg(pl.col("sequence").max().alias("latest"))
 
     def _files_reaching(self, client_id: str, rank: str) -> list[str]:
@@ -110,7 +123,19 @@ class Sightings(Table):
         return [str(self.path / path) for path in paths]
 
 
-def _rows(delivery: Delivery, seen: pl.DataFrame) -> pl.DataFrame:
+def _app_id(file_id: str, generation: int) -> str:
+    return f"sightings/{file_id}" if generation == 1 else f"sightings/{file_id}/{generation}"
+
+
+def _of(generation: int | None) -> pl.Expr:
+    return pl.lit(value=True) if generation is None else pl.col("generation") == generation
+
+
+def _mine(client_id: str, generation: int | None) -> pl.Expr:
+    return (pl.col("client_id") == client_id) & _of(generation)
+
+
+def _rows(delivery: Delivery, seen: pl.DataFrame, generation: int) -> pl.DataFrame:
     return seen.select(
         client_id=pl.lit(delivery.client_id),
         file_id=pl.lit(delivery.file_id),
@@ -119,4 +144,5 @@ def _rows(delivery: Delivery, seen: pl.DataFrame) -> pl.DataFrame:
         member_token=pl.col("member_token"),
         content_hash="_content_hash",
         sequence="sequence",
+        generation=pl.lit(generation, pl.Int32),
     )

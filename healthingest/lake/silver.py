@@ -72,6 +72,12 @@ class Snapshot:
         """The client's commit number; 0 before the first."""
         return int(self.table.transaction_version(f"client/{self.client_id}") or 0)
 
+    @property
+    def generation(self) -> int | None:
+        """The generation of keys that the client's tokens are made with; None if they were never rotated."""
+        found = self.table.transaction_version(f"tokens/{self.client_id}")
+        return int(found) if found is not None else None
+
     def state(self, file_id: str) -> int | None:
         """HELD, APPLIED, or None if the delivery is undecided."""
         state = self.table.transaction_version(f"file/{file_id}")
@@ -159,6 +165,29 @@ class Silver(Table):
             merge.when_matched_delete(f"s._change = '{GONE}'")
             merge.when_matched_update_all(f"s._change = '{CHANGED}'", except_cols=["_change"])
             merge.when_not_matched_insert_all(except_cols=["_change"]).execute()
+        return int(snapshot.table.version())
+
+    def put_generation(self, snapshot: Snapshot, generation: int, rows: pl.DataFrame | None = None) -> int:
+        """Commit which generation of keys a client's tokens are of, with all its rows under it; the new version.
+
+        Without rows it is that of the rows that are there. Whoever reads the change feed is told by the commit's
+        `healthingest` metadata (`tokens`): rows go and come with other tokens, and nobody has changed.
+
+        Raises:
+            CommitFailedError: another writer of the client was faster.
+        """
+        client_id = snapshot.client_id
+        told = {"deliveries": {}, "tokens": {"client_id": client_id, "generation": generation}}
+        properties = commit(
+            {f"client/{client_id}": snapshot.number + 1, f"tokens/{client_id}": generation},
+            {"healthingest": json.dumps(told, sort_keys=True)},
+        )
+        empty = pl.scan_delta(snapshot.table).head(0).collect()
+        mode, partition = ("append" if rows is None else "overwrite"), f"client_id = '{client_id}' AND _bucket = 0"
+        write_deltalake(  # type: ignore[call-overload]  # its stubs lack predicate for append; the library has it
+            snapshot.table, empty if rows is None else rows, mode=mode, predicate=partition, writer_properties=ZSTD,
+            commit_properties=properties,
+        )  # fmt: skip
         return int(snapshot.table.version())
 
     def decision(self, file_id: str) -> dict[str, Any] | None:

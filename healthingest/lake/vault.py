@@ -5,7 +5,6 @@ delivery leave two parts with the same values; silver's `_file_id` and token say
 """
 
 import os
-import secrets
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
@@ -13,7 +12,14 @@ import polars as pl
 
 from healthingest.errors import IncompleteError
 from healthingest.privacy.keyring import Keyring, vault_purpose
-from healthingest.privacy.vault_file import FOOTER_COLUMNS, groups_of, scan_encrypted, write_encrypted
+from healthingest.privacy.vault_file import (
+    FOOTER_COLUMNS,
+    generation_of,
+    groups_of,
+    nonce,
+    scan_encrypted,
+    write_encrypted,
+)
 
 #: Stands in a part's name for the delivery, where it holds rows of many.
 CONSOLIDATED = "consolidated"
@@ -42,7 +48,7 @@ class Vault:
         """Write one part of rows as `rows` gives them."""
         folder = self.root / f"client_id={client_id}"
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        part = folder / f"{file_id}-{number}-{secrets.token_hex(4)}.parquet"
+        part = folder / f"{file_id}-{number}-{nonce(self._keyring, client_id)}.parquet"
         temporary = folder / f".{part.name}.tmp"
         try:
             write_encrypted(rows, temporary, self._keyring, client_id, name=part.name)
@@ -79,6 +85,11 @@ class Vault:
         """The member tokens of a part's rows."""
         scan = scan_encrypted(part, self._keyring, client_id, name=part.name)
         return scan.select("member_token").collect().to_series()
+
+    def older(self, client_id: str) -> list[Path]:
+        """Parts under other keys than the client's latest."""
+        latest = self._keyring.generation(vault_purpose("footer"), client_id)
+        return [part for part in self.parts(client_id) if generation_of(part.name) != latest]
 
     def parts(self, client_id: str) -> list[Path]:
         """All parts of one client."""

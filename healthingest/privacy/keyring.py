@@ -19,6 +19,10 @@ SHARED = "*"
 SHARED_PURPOSES = ("file", "audit", "certificate")
 #: What each key of a client is for, the vault's column groups aside.
 CLIENT_PURPOSES = ("member_token", "content_hash", "rejected", "bronze", "erasure", "vault/footer")
+#: Those whose generation in force is the data's to say: rows of silver are found by what they make.
+TOKEN_PURPOSES = ("member_token", "content_hash")
+#: What is never rotated: the ids that the ledger's entries were made from are gone.
+LASTING_PURPOSES = ("erasure",)
 KEY_BYTES = 32
 
 #: Scope (a client, or SHARED) -> purpose -> generation -> key.
@@ -41,6 +45,8 @@ class Keyring:
     role: str | None = None
     #: Clients whose keys were destroyed, with the day.
     destroyed: Mapping[str, str] = field(default_factory=dict)
+    #: Client -> the generation that its tokens and hashes are made with; only while its keys are being rotated.
+    in_force: Mapping[str, int] = field(default_factory=dict)
 
     def derive(self, purpose: str, client: str = SHARED, *context: str) -> bytes:
         """32 bytes for one purpose, client and context (file, ...), by HKDF-SHA256 (RFC 5869).
@@ -48,7 +54,35 @@ class Keyring:
         Raises:
             KeyringError: this keyring holds no such key.
         """
-        return self.derive_all(purpose, client, *context)[0]
+        return self.derive_at(self.generation(purpose, client), purpose, client, *context)
+
+    def generation(self, purpose: str, client: str = SHARED) -> int:
+        """The generation that a key is used in: the latest, but of tokens that in force.
+
+        Raises:
+            KeyringError: this keyring holds no such key.
+        """
+        held = self._generations(purpose, client)
+        if purpose not in TOKEN_PURPOSES or len(held) == 1:
+            return max(held)
+        if client not in self.in_force:
+            raise KeyringError(f"The keys of {client} are being rotated: open the installation anew.")
+        return self.in_force[client]
+
+    def derive_at(self, generation: int, purpose: str, client: str = SHARED, *context: str) -> bytes:
+        """The same under one generation of the key.
+
+        Raises:
+            KeyringError: this keyring does not hold it.
+        """
+        held = self._generations(purpose, client)
+        if generation not in held:
+            raise KeyringError(
+                f"This keyring holds no generation {generation} of the keys of {client}; restore the latest backup, or "
+                "have the role's keyring issued anew."
+            )
+        info = "\x1f".join(("healthingest/2", purpose, client, *context)).encode()
+        return HKDF(algorithm=SHA256(), length=KEY_BYTES, salt=None, info=info).derive(held[generation])
 
     def derive_all(self, purpose: str, client: str = SHARED, *context: str) -> list[bytes]:
         """The same under every generation of the key, the latest first: what was made before may still be there.
@@ -56,14 +90,19 @@ class Keyring:
         Raises:
             KeyringError: this keyring holds no such key.
         """
-        generations = self.keys.get(client, {}).get(purpose)
-        if not generations:
+        held = sorted(self._generations(purpose, client), reverse=True)
+        return [self.derive_at(generation, purpose, client, *context) for generation in held]
+
+    def latest(self, client: str) -> int:
+        """The latest generation of a client's keys; 0 if it has none that are ever rotated."""
+        held = self.keys.get(client, {})
+        return max((g for p, versions in held.items() if p not in LASTING_PURPOSES for g in versions), default=0)
+
+    def _generations(self, purpose: str, client: str) -> Mapping[int, bytes]:
+        held = self.keys.get(client, {}).get(purpose)
+        if not held:
             raise KeyringError(self._lacks(purpose, client))
-        info = "\x1f".join(("healthingest/2", purpose, client, *context)).encode()
-        return [
-            HKDF(algorithm=SHA256(), length=KEY_BYTES, salt=None, info=info).derive(generations[number])
-            for number in sorted(generations, reverse=True)
-        ]
+        return held
 
     def audit_key(self, role: str) -> bytes:
         """The key of a role's entries in the chain of events; "" is the system's own.

@@ -26,6 +26,7 @@ from healthingest.privacy.kek import kek_of
 from healthingest.privacy.keyring import (
     CLIENT_PURPOSES,
     KEY_BYTES,
+    LASTING_PURPOSES,
     SHARED,
     SHARED_PURPOSES,
     Keyring,
@@ -36,6 +37,8 @@ from healthingest.privacy.known_answers import check_primitives
 
 #: File in the output folder that names the keyring its data was written with. Random, says nothing of the keys.
 ID_FILE = "keyring.id"
+#: File beside it with the latest generation of each client whose keys were rotated.
+GENERATIONS_FILE = "keyring.generations"
 #: Folders of the output that hold what only the right keyring can read or continue.
 _DATA = ("bronze", "checkpoint", "quarantine", "silver", "vault")
 _FORMAT = 2
@@ -81,7 +84,7 @@ def give_keys(places: Places, keyring: Keyring, clients: Mapping[str, Iterable[s
     def add(now: Keyring) -> Keyring:
         keys = {scope: dict(held) for scope, held in now.keys.items()}
         for client, purposes in _lacking(places, now, clients).items():
-            keys[client] = keys.get(client, {}) | _new_keys(purposes)
+            keys[client] = keys.get(client, {}) | _new_keys(purposes, max(now.latest(client), 1))
         return replace(now, keys=keys)
 
     try:
@@ -94,6 +97,44 @@ def give_keys(places: Places, keyring: Keyring, clients: Mapping[str, Iterable[s
             "their values cannot be read.\n"
         )
     return changed
+
+
+def add_generation(places: Places, client: str) -> Keyring:
+    """Give a client a further generation of all its keys that are ever rotated, and have the data remember it."""
+
+    def add(now: Keyring) -> Keyring:
+        new = _new_keys((p for p in now.keys[client] if p not in LASTING_PURPOSES), now.latest(client) + 1)
+        held = {purpose: {**versions, **new.get(purpose, {})} for purpose, versions in now.keys[client].items()}
+        return replace(now, keys={**now.keys, client: held})
+
+    keyring = _change(places, add)
+    remember_generation(places, keyring, client)
+    return keyring
+
+
+def drop_generations(places: Places, client: str) -> Keyring:
+    """Forget all generations of a client's keys but the latest, for good."""
+
+    def drop(now: Keyring) -> Keyring:
+        held = {
+            purpose: versions if purpose in LASTING_PURPOSES else {max(versions): versions[max(versions)]}
+            for purpose, versions in now.keys[client].items()
+        }
+        return replace(now, keys={**now.keys, client: held})
+
+    return _change(places, drop)
+
+
+def remember_generation(places: Places, keyring: Keyring, client: str) -> None:
+    """Have the data folder refuse, from now on, copies of the keyring that lack a client's latest keys."""
+    noted = _remembered_generations(places) | {client: keyring.latest(client)}
+    _write_note(places.output / GENERATIONS_FILE, json.dumps(noted))
+
+
+def stamp(places: Places) -> tuple[int, int, int]:
+    """Tells one content of the keyring's file from the next."""
+    info = places.keyring.stat()
+    return info.st_ino, info.st_mtime_ns, info.st_size
 
 
 def destroy_keys(places: Places, client: str) -> Keyring:
@@ -167,6 +208,12 @@ def load_keyring(places: Places) -> Keyring:
             f"{places.output} was written with keyring {remembered}, but {places.keyring} is {keyring.keyring_id}; "
             "set HEALTHINGEST_KEYRING to the right one."
         )
+    for client, generation in _remembered_generations(places).items():
+        if 0 < keyring.latest(client) < generation:
+            raise KeyringError(
+                f"{places.keyring} lacks the latest keys of {client}, which were rotated since; restore the latest "
+                "backup, or have the role's keyring issued anew."
+            )
     return keyring
 
 
@@ -185,12 +232,18 @@ def keyring_status(places: Places) -> dict[str, Any]:
         "created_at": keyring.created_at,
         "locked_by": _read(places.keyring).get("kek"),
         "clients": keyring.clients,
+        "generations": [f"{c}: {_generations_of(keyring, c)}" for c in keyring.clients],
         "destroyed": sorted(keyring.destroyed),
         "purposes": sorted({purpose for held in keyring.keys.values() for purpose in held}),
         "missing": [p for p in SHARED_PURPOSES if not keyring.holds(p)] + lacks,
         "mode": oct(places.keyring.stat().st_mode & 0o777),
         "output_bound": _remembered_id(places) == keyring.keyring_id,
     }
+
+
+def _generations_of(keyring: Keyring, client: str) -> str:
+    held = {g for p, versions in keyring.keys[client].items() if p not in LASTING_PURPOSES for g in versions}
+    return " and ".join(map(str, sorted(held)))
 
 
 # --- copies -------------------------------------------------------------------------------------------------------
@@ -320,8 +373,11 @@ def _written_beside(target: Path, body: Mapping[str, Any]) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-def _new_keys(purposes: Iterable[str]) -> dict[str, dict[int, bytes]]:
-    return {purpose: {1: secrets.token_bytes(KEY_BYTES)} for purpose in purposes}
+def _new_keys(purposes: Iterable[str], generation: int = 1) -> dict[str, dict[int, bytes]]:
+    return {
+        purpose: {1 if purpose in LASTING_PURPOSES else generation: secrets.token_bytes(KEY_BYTES)}
+        for purpose in purposes
+    }
 
 
 def _now() -> str:
@@ -357,6 +413,19 @@ def _remembered_id(places: Places) -> str | None:
     except FileNotFoundError:
         # Data without the note (a copy, a lost file) is not a fresh start: fail closed.
         return "unknown" if any((places.output / folder).exists() for folder in _DATA) else None
+
+
+def _remembered_generations(places: Places) -> dict[str, int]:
+    try:
+        return {str(client): int(g) for client, g in json.loads((places.output / GENERATIONS_FILE).read_text()).items()}
+    except FileNotFoundError:
+        return {}
+
+
+def _write_note(note: Path, text: str) -> None:
+    temporary = note.with_name(f".{note.name}.{secrets.token_hex(4)}")
+    temporary.write_text(text)
+    temporary.replace(note)
 
 
 def _remember(places: Places, keyring: Keyring) -> None:

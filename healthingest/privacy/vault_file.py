@@ -5,6 +5,8 @@ no group would be stored in clear. Keys are derived from client and file name, w
 another's place does not open.
 """
 
+import re
+import secrets
 from pathlib import Path
 
 import polars as pl
@@ -15,6 +17,7 @@ from healthingest.privacy.keyring import Keyring, vault_purpose
 #: Columns that only serve to find a row; under the footer's key.
 FOOTER_COLUMNS = ("member_token", "_file_id")
 _MAGIC = b"PARE"
+_GENERATION = re.compile(r"-g([0-9]+)[0-9a-f]{8}\.parquet$")
 _SMALLEST = 12  # bytes: both magics and the footer's length
 
 
@@ -93,8 +96,20 @@ def require_encrypted(path: Path) -> None:
             )
 
 
+def nonce(keyring: Keyring, client_id: str) -> str:
+    """The part of a new file's name that makes it one of its kind; from the second on it says the keys' generation."""
+    generation = keyring.generation(vault_purpose("footer"), client_id)
+    return (f"g{generation}" if generation > 1 else "") + secrets.token_hex(4)
+
+
+def generation_of(name: str) -> int:
+    """The generation of the keys that a file is under."""
+    found = _GENERATION.search(name)
+    return int(found[1]) if found else 1
+
+
 def _key(keyring: Keyring, group: str, client_id: str, name: str) -> bytes:
-    return keyring.derive(vault_purpose(group), client_id, name)
+    return keyring.derive_at(generation_of(name), vault_purpose(group), client_id, name)
 
 
 def _aad(client_id: str, name: str) -> bytes:
