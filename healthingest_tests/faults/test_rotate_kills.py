@@ -41,7 +41,7 @@ def rotator(home: Platform) -> subprocess.Popen[bytes]:
 def test_rotations_killed_at_random_while_files_arrive_leave_nothing_unreadable_or_under_old_keys(
     tmp_path: Path, seed: int
 ) -> None:
-    chance, kills, slow = random.Random(seed), 0, max(1.0, MEMBERS / 25_000)
+    chance, kills = random.Random(seed), 0
     home = install(tmp_path, {"acme": "client_id: acme\nquality: {max_invalid_ratio: 1.0}\n"})
     land(home, "acme_20250101.csv", csv_of(*(line(f"M{n}") for n in range(MEMBERS)), line("X", zip="12")))
     assert start(home, 0).wait(120) == 0
@@ -52,7 +52,7 @@ def test_rotations_killed_at_random_while_files_arrive_leave_nothing_unreadable_
         bad = [line("X", zip="12")] * chance.randint(0, 3)
         land(home, f"acme_202501{day:02}.csv", csv_of(*(line(m, city=c) for m, c in changed.items()), *bad))
         workers = [rotator(home), start(home, chance.randrange(10**6))]
-        time.sleep(chance.uniform(0.5, 2.0) * slow)
+        time.sleep(chance.uniform(0.5, 2.0))
         for worker in workers:
             worker.send_signal(signal.SIGKILL)
         kills += [worker.wait() for worker in workers].count(-signal.SIGKILL)
@@ -70,5 +70,4 @@ def test_rotations_killed_at_random_while_files_arrive_leave_nothing_unreadable_
     latest = Platform.open(home.places).lake
     assert all(latest.bronze.is_whole("acme", r.delivery.file_id) for r in latest.bronze.of_client("acme"))
     assert latest.audit.frame().filter(pl.col("status") != "succeeded").is_empty()
-    assert not list((latest.vault.root / "client_id=acme").glob(".*.tmp")) or kills
     print(f"{kills} processes killed, generation {max(held['bronze'])}")

@@ -465,7 +465,7 @@ def test_a_crash_between_bronze_and_its_manifest_gives_the_same_delivery(
 ) -> None:
     path = drop(home, "acme_20250106.csv", csv_of(line("M1")))
 
-    def dies(*_: object) -> None:
+    def dies(*_: object, **__: object) -> None:
         raise Crash
 
     with monkeypatch.context() as patched:
@@ -479,7 +479,7 @@ def test_a_crash_between_bronze_and_its_manifest_gives_the_same_delivery(
 def test_what_a_process_sealed_and_numbered_before_it_died_is_registered_though_its_file_was_overwritten(
     home: Platform, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def dies(*_: object) -> None:
+    def dies(*_: object, **__: object) -> None:
         raise Crash
 
     with monkeypatch.context() as patched:

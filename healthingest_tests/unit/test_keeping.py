@@ -74,7 +74,8 @@ def test_only_one_maintenance_runs_and_a_dead_ones_lock_is_no_lock(home: Platfor
     days_of(home, 2)
     hold = "import fcntl, sys, time; f = open(sys.argv[1], 'a'); fcntl.flock(f, fcntl.LOCK_EX)"
     hold += "; print('held', flush=True); time.sleep(60)"
-    lock = str(home.places.output / ".maintenance.lock")
+    lock = str(home.lake.exclusion.root / "_maintenance.lock")
+    maintain(home)
     other = subprocess.Popen([sys.executable, "-c", hold, lock], stdout=subprocess.PIPE, text=True)
     assert other.stdout is not None
     assert other.stdout.readline() == "held\n"
@@ -215,7 +216,7 @@ def test_what_dead_processes_left_goes_after_a_day_and_what_they_sealed_is_regis
     gone = old.with_name(".cccc.tmp")
     gone.symlink_to("named meanwhile")  # listed, and not there when it is looked at: its writer was faster
     with monkeypatch.context() as patched:
-        patched.setattr(type(home.lake.bronze), "_write_manifest", lambda *_: 1 / 0)
+        patched.setattr(type(home.lake.bronze), "_write_manifest", lambda *_, **__: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             register(home, drop(home, "acme_20250120.csv", csv_of(line("M9"))))
     assert "was sealed" in said(home)["bronze"]

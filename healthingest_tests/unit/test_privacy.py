@@ -134,13 +134,14 @@ def test_a_sealed_value_opens_in_its_place_with_its_key_only() -> None:
     one, two = seal.seal_values(KEY, [b"record", b"record"], [b"a", b"b"])
     assert one != two
     assert b"record" not in one
-    assert seal.open_value(KEY, one, b"a") == b"record"
+    assert seal.open_value([KEY], one, b"a") == b"record"
+    assert seal.open_value([OTHER, KEY], one, b"a") == b"record"  # made under an earlier key
     flipped = one[:-1] + bytes([one[-1] ^ 1])
     bad = [(OTHER, one, b"a"), (KEY, one, b"b"), (KEY, two, b"a"), (KEY, flipped, b"a"), (KEY, one + b"x", b"a")]
     bad += [(KEY, one[:cut], b"a") for cut in range(len(one))]
     for key, value, context in bad:
         with pytest.raises(KeyringError):
-            seal.open_value(key, value, context)
+            seal.open_value([key], value, context)
 
 
 def sealed_file(plain: bytes, key: bytes = KEY) -> bytes:
@@ -153,7 +154,7 @@ def sealed_file(plain: bytes, key: bytes = KEY) -> bytes:
 
 
 def opened(sealed: bytes, key: bytes = KEY) -> bytes:
-    return io.BufferedReader(seal.SealedReader(io.BytesIO(sealed), key)).read()
+    return io.BufferedReader(seal.SealedReader(io.BytesIO(sealed), [OTHER, key] if key == KEY else [key])).read()
 
 
 @pytest.fixture
