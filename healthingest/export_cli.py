@@ -17,13 +17,20 @@ class Profile(StrEnum):
     operations = "operations"
     limited_data_set = "limited_data_set"
     safe_harbor = "safe_harbor"
+    qa = "qa"
 
 
 def export_command(
-    out: Annotated[Path, typer.Option(help="File to write: .csv or .parquet. Mode 0600.")],
+    out: Annotated[
+        Path,
+        typer.Option(help="File to write: .csv or .parquet, mode 0600. qa: a new folder for generated deliveries."),
+    ],
     profile: Annotated[
         Profile,
-        typer.Option(help="operations: all the role may see. limited_data_set: no names. safe_harbor: no identifier."),
+        typer.Option(
+            help="operations: all the role may see. limited_data_set: no names. safe_harbor: no identifier. "
+            "qa: invented deliveries of the shape of the real ones."
+        ),
     ] = Profile.operations,
     role: Annotated[
         str | None, typer.Option(help="Role of roles.yaml that you act in. Default: your keyring's, or operations.")
@@ -36,6 +43,7 @@ def export_command(
         datetime | None, typer.Option(formats=["%Y-%m-%d"], help="Day that ages are counted to. Default: today.")
     ] = None,
     k: Annotated[int, typer.Option(min=1, help="safe_harbor: leave out groups of fewer equal members.")] = 1,
+    seed: Annotated[int, typer.Option(help="qa: the same seed invents the same values.")] = 1,
     as_json: Json = False,
 ) -> int:
     """Write current members to a file, with the values that your role and keys open. Each export is recorded.
@@ -47,6 +55,8 @@ def export_command(
     from healthingest.platform import Platform
     from healthingest.private_file import check_target, write_private
 
+    if profile is Profile.qa:
+        return _generate(out, client, seed, as_json=as_json)
     check_target(Places.from_env(), out)
     done = export_members(
         Platform.open(), profile=profile.value, role=role, purpose=purpose, clients=client,
@@ -60,4 +70,17 @@ def export_command(
     typer.echo(f"{done.frame.height} members written to {out}.")
     if left_out := done.notes.get("suppressed"):
         typer.echo(f"{left_out} were left out: fewer than {k} members have their values.")
+    return 0
+
+
+def _generate(out: Path, clients: list[str] | None, seed: int, *, as_json: bool) -> int:
+    from healthingest.platform import Platform
+    from healthingest.qa import generate
+
+    made = list(generate(Platform.open(), out, clients=clients, seed=seed))
+    records, bad = sum(m.records for m in made), sum(m.bad for m in made)
+    if as_json:
+        print_json({"folder": str(out), "profile": "qa", "files": len(made), "records": records, "bad": bad})
+    else:
+        typer.echo(f"{len(made)} deliveries with {records} invented records, {bad} of them bad, written to {out}.")
     return 0
