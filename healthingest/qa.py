@@ -29,7 +29,7 @@ _STATES = ("MA", "NY", "CA", "IL", "WA", "CO", "TX", "FL")
 #: Forms of member ids, tried in this order against the contract's and the client's patterns; {} takes a number.
 _IDS = ("QA{:08d}", "{:08d}", "{:09d}", "{:010d}", "M{:08d}", "A{:07d}", "{:06d}", "{:012d}", "QA-{:06d}")
 #: Breaks any rule that is not about its being there.
-_BAD: Mapping[str, str] = {"pattern": "!" * 300, "length": "x" * 300, "in": "no such value", "number": "many"}
+_BAD: Mapping[str, str] = {"length": "x" * 300, "in": "no such value", "number": "many"}
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ def _write(file: Path, row: Mapping[str, Any], client: Client, members: _Members
         [made.value(c, *who) if made.fills(c, who[0], share.get(c, 1.0)) else "" for c in columns]
         for who in _named(row, members, chance)
     ]
-    bad = _broken(row, columns, client, made)
+    bad = _broken(row, columns, made)
     lines += bad
     chance.shuffle(lines)
     file.write_bytes(_bytes(file.name, list(columns.values()), lines, client))
@@ -98,9 +98,8 @@ def _named(row: Mapping[str, Any], members: _Members, chance: random.Random) -> 
     return [(number, members[number]) for number in [*named, *repeats]]
 
 
-def _broken(row: Mapping[str, Any], columns: Mapping[str, str], client: Client, made: "_Invented") -> list[list[str]]:
+def _broken(row: Mapping[str, Any], columns: Mapping[str, str], made: "_Invented") -> list[list[str]]:
     """Records that break the rules that the real delivery's did, as often."""
-    rules = {rule.id: rule for rule in client.rules}
     wanted = [r for r in row["rules"] for _ in range(r["records"]) if (r["severity"] or "error") == "error"]
     lines = []
     for place, broken in enumerate(wanted[: row["rejected"]]):
@@ -108,9 +107,7 @@ def _broken(row: Mapping[str, Any], columns: Mapping[str, str], client: Client, 
         line = list(values.values())
         column = broken["column"]
         if column in values:
-            rule = rules.get(broken["rule"])
-            kind = rule.kind if rule else broken["kind"]
-            values[column] = "" if kind in {"required", "not_blank"} else made.bad(column, kind)
+            values[column] = made.bad(column, broken["rule"], broken["kind"])
             line = list(values.values())
         elif broken["rule"] == "too_many_fields":
             line = [*line, "x"]
@@ -144,11 +141,19 @@ class _Invented:
         words = {ours: theirs for theirs, ours in (self._source(column, "map") or {}).items()}
         return str(words.get(plain, plain))
 
-    def bad(self, column: str, kind: str) -> str:
-        """A value that breaks a rule of that kind."""
+    def bad(self, column: str, rule_id: str, kind: str) -> str:
+        """A value that breaks the rule, and if it can be, no other."""
+        if kind in {"required", "not_blank"} or rule_id == f"{column}.required":
+            return ""
         if self._columns[column].type == "date" and kind in {"between", "compare", "range"}:
             return self._date(column, date(1800, 1, 1))
-        return _BAD.get(kind, "?")
+        if kind != "pattern":
+            return _BAD.get(kind, "?")
+        tried = pl.DataFrame({"value": ["bad", "bad value", "?", "!" * 300]})
+        patterns = {rule.id: f"^(?:{rule.pattern})$" for rule in self._rules_of(column) if rule.pattern}
+        others = [pl.col("value").str.contains(p) for other, p in patterns.items() if other != rule_id]
+        breaks = tried.filter(~pl.col("value").str.contains(patterns.get(rule_id, "^$")))
+        return str([*breaks.filter(*others)["value"], *breaks["value"], "?"][0])
 
     def _plain(self, column: Column, chance: random.Random) -> str:
         oldest = date(1930, 1, 1)
@@ -160,7 +165,7 @@ class _Invented:
             "us_zip": lambda: f"{chance.randrange(1001, 99950):05d}",
             "phone": lambda: f"{chance.choice(_AREAS)}-555-01{chance.randrange(100):02d}",
             "email": lambda: f"{''.join(chance.choices(_SYLLABLES, k=4))}@example.com",
-            "ssn": lambda: f"{chance.randrange(1, 600):03d}-{chance.randrange(1, 99):02d}-{chance.randrange(1000, 9999)}",
+            "ssn": lambda: f"{chance.randrange(100, 600)}-{chance.randrange(10, 99)}-{chance.randrange(1000, 9999)}",
             "mbi": lambda: f"{chance.randrange(1, 10)}EG4-TE5-MK{chance.randrange(10)}{chance.randrange(10)}",
             "npi": lambda: _npi(chance.randrange(10**8)),
             "date": lambda: self._date(
