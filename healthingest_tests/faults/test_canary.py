@@ -123,6 +123,8 @@ def used(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ["quarantine", "export", "--values", "--out", str(taken / "rejected.csv")],
         ["keys", "role", "analyst", "--out", str(root.parent / "canary-keys" / "analyst.json")],
         ["audit", "show", "acme"], ["audit", "verify"], ["keys", "status"], ["maintain"], ["report"],
+        ["keys", "rotate"], ["keys", "revoke"], ["ingest", "--from-bronze"],
+        ["export", "--profile", "qa", "--out", str(root / "qa")],
     ]  # fmt: skip
     commands += [[str(bin_ / "healthingest"), *line] for line in words]
     exits = []
@@ -132,7 +134,8 @@ def used(tmp_path_factory: pytest.TempPathFactory) -> Path:
         exits.append(done.returncode)
     assert exits[:3] == [0, 1, 1], "the good partition succeeds, the held and the failed one do not"
     assert exits[3] == 1, "a held, a failed and an unroutable file are findings"
-    assert exits[6:] == [0] * len(words[3:])
+    assert exits[6:-2] == [0] * len(words[3:-2])
+    assert exits[-2:] == [1, 0], "the held and the failed file are findings again"
     return root
 
 
@@ -163,6 +166,73 @@ def test_every_file_got_its_audit_row(used: Path) -> None:
         "held_20250106.csv": "held",
         "nobody_20250106.csv": "unroutable",
     }
+
+
+#: Breaks one step of a delivery's way and then runs a program: with an error that quotes a record, or by a kill.
+_BROKEN = """
+import os, runpy, signal, sys
+import healthingest.ingest as ingest
+
+how, at, record, *sys.argv = sys.argv[1:]
+whole = ingest.Stages.__call__
+
+def broken(self, stage):
+    if stage == at:
+        if how == "kill":
+            os.kill(os.getpid(), signal.SIGKILL)
+        raise ValueError(f"cannot parse {record}")
+    return whole(self, stage)
+
+def timed(self, stage, seconds):
+    broken(self, stage)
+
+ingest.Stages.__call__, ingest.Stages.add = broken, timed
+program = sys.argv[0]
+runpy.run_module(program, run_name="__main__")
+"""
+STEPS = ["read", "standardize", "validate", "tokenise", "quarantine", "sight", "compare", "vault", "silver", "audit"]
+
+
+def test_no_value_is_left_behind_by_an_error_or_a_kill_at_any_step_or_by_a_backfill(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    root, keys = tmp_path_factory.mktemp("broken"), tmp_path_factory.mktemp("broken-keys")
+    home, landing = root / "home", keys / "landing"
+    (home / "client_configs").mkdir(parents=True)
+    landing.mkdir()
+    (home / "client_configs" / "contracts").symlink_to(REPO / "client_configs" / "contracts")
+    (home / "client_configs" / "acme.yaml").write_text("client_id: acme\nquality: {max_invalid_ratio: 1.0}\n")
+    (root / "dagster").mkdir()
+    (root / "dagster" / "dagster.yaml").write_text((REPO / "deploy" / "dagster.yaml").read_text())
+    env = os.environ | {
+        "HEALTHINGEST_HOME": str(home), "HEALTHINGEST_INPUT": str(landing), "DAGSTER_HOME": str(root / "dagster"),
+        "HEALTHINGEST_KEYRING": str(keys / "k.json"), "DAGSTER_DISABLE_TELEMETRY": "1",
+    }  # fmt: skip
+    materialize = ["asset", "materialize", "-m", "healthingest.definitions", "--select",
+                   "bronze_files,quarantine,silver,audit"]  # fmt: skip
+    exits: dict[tuple[str, str], list[int]] = {}
+    for day, step in enumerate(STEPS, 10):
+        records = [GOOD, GOOD.replace("ID01", f"ID{day}"), GOOD.replace("1961-07-19", "zqxbad-1961")]
+        (landing / f"acme_202501{day}.csv").write_text("\n".join([HEADER, *records]) + "\n")
+        ways = [("kill", "healthingest", ["ingest", "--all"]), ("error", "healthingest", ["ingest", "--all", "--json"])]
+        if step in {"read", "quarantine", "silver"}:
+            ways.append(("error", "dagster", [*materialize, "--partition", f"acme|2025-01-{day}"]))
+        for how, program, words in ways:
+            command = [sys.executable, "-c", _BROKEN, how, step, GOOD, program, *words]
+            done = subprocess.run(command, env=env, cwd=keys, capture_output=True)
+            (root / f"{step}-{how}-{program}.out").write_bytes(done.stdout + b"\n" + done.stderr)
+            exits.setdefault((how, program), []).append(done.returncode)
+    assert set(exits["kill", "healthingest"]) == {-9}
+    # Whoever was killed before the audit row had decided the delivery: there is no step left to fail.
+    assert exits["error", "healthingest"] == [1] * (len(STEPS) - 1) + [0]
+    assert set(exits["error", "dagster"]) == {1}
+    backfill = [sys.executable, "-m", "dagster", *materialize, "--partition-range", "acme|2025-01-10...acme|2025-01-19"]
+    for number, command in enumerate([backfill, [sys.executable, "-m", "healthingest", "ingest", "--all"]]):
+        done = subprocess.run(command, env=env, cwd=keys, capture_output=True)
+        (root / f"end-{number}.out").write_bytes(done.stdout + b"\n" + done.stderr)
+        assert done.returncode == 0, done.stderr.decode()[-2000:]
+    assert b"10" in (root / "end-1.out").read_bytes()
+    assert leaks(root) == {}
 
 
 @pytest.mark.parametrize("how", ["plain", "base64", "hex", "parquet", "sqlite", "file name"])
