@@ -37,3 +37,14 @@ def test_an_ingest_gives_the_counts_that_were_generated() -> None:
     first, second = json.loads(done.stdout)["days"]
     assert first["wrong"] == second["wrong"] == []
     assert {"read", "validate", "silver", "process wall", "peak RSS MiB"} <= set(first["stages"])
+
+
+def test_the_costs_of_protection_are_measured_on_a_day_that_was_ingested() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.protection", "--records", "2000", "--json"],
+        cwd=REPO, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    assert 0 < result["share"] < 1
+    assert {"member tokens", "sealed copy in bronze", "policy generalize zip3"} <= set(result["parts"])
