@@ -23,7 +23,7 @@ class Finding(NamedTuple):
 
 
 def examine(places: Places | None = None) -> list[Finding]:
-    """Look at versions, places, keyring, configs, tables, validation backend and Dagster's home, in that order."""
+    """Look at versions, places, keyring, permissions, configs, tables, validation backend and Dagster's home."""
     try:
         places = places or Places.from_env()
     except HealthingestError as error:
@@ -56,8 +56,6 @@ def _folders(places: Places) -> Iterator[Finding]:
             yield Finding("warn" if name == "output" else "fail", name, f"{folder} {missing}")
         elif name == "output" and not os.access(folder, os.W_OK):
             yield Finding("fail", name, f"{folder} cannot be written; change its owner")
-        elif name == "output" and folder.stat().st_mode & 0o077:
-            yield Finding("warn", name, f"{folder} is open to other users; run: chmod 700 {folder}")
         else:
             yield Finding("ok", name, str(folder))
 
@@ -73,6 +71,16 @@ def _keyring(places: Places) -> Iterator[Finding]:
         yield Finding("warn", "keyring", f"{places.keyring} cannot open: {', '.join(state['missing'])}")
     else:
         yield Finding("ok", "keyring", f"{places.keyring}, id {state['keyring_id']}, mode {state['mode']}")
+
+
+def _permissions(places: Places) -> Iterator[Finding]:
+    from healthingest.permissions import too_wide
+
+    found = list(too_wide(places))
+    for wide in found:
+        yield Finding("fail" if wide.grave else "warn", "permissions", wide.text)
+    if not found:
+        yield Finding("ok", "permissions", "nothing is wider than needed")
 
 
 def _clients(places: Places) -> Iterator[Finding]:
@@ -124,4 +132,4 @@ def _dagster_home(_: Places) -> Iterator[Finding]:
         yield Finding("ok", "DAGSTER_HOME", home)
 
 
-_LOOKS = (_versions, _folders, _keyring, _clients, _tables, _validation, _dagster_home)
+_LOOKS = (_versions, _folders, _keyring, _permissions, _clients, _tables, _validation, _dagster_home)

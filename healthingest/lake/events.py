@@ -107,7 +107,7 @@ class Events:
     @contextlib.contextmanager
     def _open(self, client_id: str) -> Iterator[int]:
         self.root.mkdir(parents=True, exist_ok=True, mode=0o700)
-        fd = os.open(self.root / f"{client_id}.jsonl", os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o600)
+        fd = os.open(self.root / f"{client_id}.jsonl", os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o660)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX)
             yield fd

@@ -47,7 +47,7 @@ class Vault:
     def put_rows(self, client_id: str, file_id: str, number: int, rows: pl.DataFrame) -> Path:
         """Write one part of rows as `rows` gives them."""
         folder = self.root / f"client_id={client_id}"
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        folder.mkdir(parents=True, exist_ok=True, mode=0o770)  # the umask takes the group out, an ACL lets it in
         part = folder / f"{file_id}-{number}-{nonce(self._keyring, client_id)}.parquet"
         temporary = folder / f".{part.name}.tmp"
         try:
