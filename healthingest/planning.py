@@ -17,14 +17,12 @@ from healthingest.decide import after, compared
 from healthingest.errors import ConfigError, HealthingestError, PermanentError, UnroutableError
 from healthingest.lake.silver import Snapshot
 from healthingest.landing.names import printable
-from healthingest.landing.preflight import Facts, Preflight
 from healthingest.members import check_bytes, members_of
 from healthingest.model import Counts, Delivery
 from healthingest.platform import Platform
 from healthingest.privacy import tokens
 from healthingest.quality import judge_quality
-
-_CHUNK = 4 * 1024 * 1024
+from healthingest.silence import without_erased
 
 
 @dataclass(frozen=True)
@@ -60,6 +58,7 @@ def plan_paths(platform: Platform, paths: Sequence[Path], on_file: OnFile | None
 def _foretell(platform: Platform, path: Path, states: dict[str, pl.DataFrame]) -> Planned:
     routed = platform.route(path.name)
     client = platform.clients.clients[routed.client_id]
+    platform = platform.current(client.client_id)
     sha256 = platform.lake.bronze.digest(path)
     file_id = tokens.file_id(platform.keyring, routed.name, sha256)
     slot = platform.lake.bronze.slot(client.client_id, routed.name)
@@ -72,8 +71,10 @@ def _foretell(platform: Platform, path: Path, states: dict[str, pl.DataFrame]) -
         contract=client.contract.name, config_hash=client.config_hash, registered_at=datetime.now(UTC),
     )  # fmt: skip
     checked = check_bytes(
-        lambda: path.open("rb"), _facts(path, client), delivery, client, lambda _stage, _seconds: None
-    )
+        lambda: path.open("rb"), platform.lake.bronze.facts_of(path, client), delivery, client,
+        lambda _stage, _seconds: None,
+    )  # fmt: skip
+    checked = without_erased(platform, client.client_id, checked)
     judged = judge_quality(client.config.quality, checked.counts, delivery, platform.lake.audit)
     said = [*([judged.ratio] if judged.ratio else []), *judged.file]
     if slot:
@@ -91,14 +92,6 @@ def _foretell(platform: Platform, path: Path, states: dict[str, pl.DataFrame]) -
 def _snapshot(platform: Platform, client: Client) -> Snapshot | None:
     silver = platform.lake.silver
     return Snapshot(silver.snapshot(), client.client_id) if silver.exists() else None
-
-
-def _facts(path: Path, client: Client) -> Facts:
-    preflight = Preflight.of(client.config.source)
-    with path.open("rb") as file:
-        while chunk := file.read(_CHUNK):
-            preflight.feed(chunk)
-    return preflight.facts()
 
 
 def _state(platform: Platform, client: Client, snapshot: Snapshot | None) -> pl.DataFrame:

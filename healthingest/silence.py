@@ -24,18 +24,24 @@ def silence(platform: Platform, delivery: Delivery, client: Client, checked: Che
     names = names_of_erased(platform, delivery.client_id)
     if names is None:
         return checked, False
-    gone = names(checked.accepted["member_id"])
-    if not gone.any() and not any(hold_ids(checked.rejected["raw"].to_list(), client, names)):
+    members = without_erased(platform, delivery.client_id, checked)
+    spoken = members.accepted.height < checked.accepted.height
+    if not spoken and not any(hold_ids(checked.rejected["raw"].to_list(), client, names)):
         return checked, False
     found = find_in_bronze(platform, _registered(platform, delivery), names)
-    members = checked.accepted.filter(gone)["member_id"].n_unique()
     kept = pl.when(~pl.col(RECORD_NO).is_in(sorted(found.numbers))).then(pl.col("raw"))
-    return replace(
-        checked,
-        accepted=checked.accepted.filter(~gone),
-        rejected=checked.rejected.with_columns(raw=kept),
-        counts=replace(checked.counts, suppressed=checked.counts.suppressed + members),
-    ), bool(found.lines)
+    return replace(members, rejected=checked.rejected.with_columns(raw=kept)), bool(found.lines)
+
+
+def without_erased(platform: Platform, client_id: str, checked: Checked) -> Checked:
+    """What was checked, without the accepted records of erased members; `silence` says how they count."""
+    names = names_of_erased(platform, client_id)
+    gone = names(checked.accepted["member_id"]) if names else None
+    if gone is None or not gone.any():
+        return checked
+    members = checked.accepted.filter(gone)["member_id"].n_unique()
+    counts = replace(checked.counts, suppressed=checked.counts.suppressed + members)
+    return replace(checked, accepted=checked.accepted.filter(~gone), counts=counts)
 
 
 def names_of_erased(platform: Platform, client_id: str) -> Names | None:

@@ -19,6 +19,7 @@ from healthingest.erase import Request, erase_client, erase_member, release_hold
 from healthingest.errors import BusyError, KeyringError, UsageError
 from healthingest.ingest import ingest, register
 from healthingest.maintain import maintain
+from healthingest.planning import plan_paths
 from healthingest.platform import Platform
 from healthingest_tests.conftest import HEADER, csv_of, deliver, drop, install, line
 
@@ -280,3 +281,13 @@ def test_erasures_anywhere_in_a_random_history_leave_what_the_others_said(tmp_pa
         home, Member.of(home, "acme", GONE), but=set((home.lake.silver.path / "_change_data").rglob("*.parquet"))
     )
     assert {place: said.found for place, said in look.items() if said.found and place != "landing"} == {}
+
+
+def test_a_plan_foretells_what_becomes_of_a_late_file(home: Platform) -> None:
+    deliver(home, "acme_20250101.csv", csv_of(line("M1"), line(GONE)))
+    erase_member(home, "acme", GONE, NOW)
+    path = drop(home, "acme_20250109.csv", csv_of(line("M1", city="Late"), line(GONE), line(GONE, city="Twice")))
+    (planned,) = plan_paths(home, [path])
+    done = ingest(home, register(home, path), run_id="r").counts
+    assert planned.counts == done
+    assert (done.suppressed, done.duplicates, done.updated) == (1, 1, 1)
