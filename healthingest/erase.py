@@ -19,13 +19,13 @@ from typing import Any
 import polars as pl
 
 from healthingest.absence import Looked, Member, delivery_at, find_in_file, landed_of, look_for
-from healthingest.certificate import signed
 from healthingest.errors import IncompleteError, KeyringError, UsageError
 from healthingest.lake.delta import retry
 from healthingest.lake.quarantine import ERASED, open_record
 from healthingest.lake.silver import GONE, Snapshot
 from healthingest.model import Delivery
 from healthingest.platform import Platform
+from healthingest.privacy.certificate import signed
 from healthingest.privacy.keyring import SHARED
 from healthingest.privacy.keyring_file import destroy_keys
 from healthingest.privacy.roles import actor

@@ -139,8 +139,8 @@ def erase_verify_command(
 
     Example: healthingest erase verify certificate.json
     """
-    from healthingest.certificate import faults, public_key
     from healthingest.places import Places
+    from healthingest.privacy.certificate import faults, public_key
     from healthingest.privacy.keyring_file import load_keyring
 
     found = faults(certificate, key or public_key(load_keyring(Places.from_env())))

@@ -62,12 +62,12 @@ def running(*commands: list[str], env: dict[str, str], cwd: Path) -> Iterator[Pa
                     os.killpg(process.pid, signal.SIGKILL)
 
 
-def wait_for_http(port: int) -> None:
+def wait_for_http(port: int, path: str = "/server_info") -> None:
     """Return once the web server answers."""
     deadline = time.monotonic() + _START_SECONDS
     while True:
         try:
-            urllib.request.urlopen(f"http://127.0.0.1:{port}/server_info", timeout=5).close()
+            urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=5).close()
         except OSError:
             if time.monotonic() > deadline:
                 raise

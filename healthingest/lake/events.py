@@ -107,7 +107,8 @@ class Events:
     @contextlib.contextmanager
     def _open(self, client_id: str) -> Iterator[int]:
         self.root.mkdir(parents=True, exist_ok=True, mode=0o700)
-        fd = os.open(self.root / f"{client_id}.jsonl", os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o660)
+        mode = 0o660 if _shared(self.root) else 0o600
+        fd = os.open(self.root / f"{client_id}.jsonl", os.O_RDWR | os.O_APPEND | os.O_CREAT, mode)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX)
             yield fd
@@ -137,6 +138,11 @@ def _last(content: bytes, client_id: str) -> Head:
         raise IncompleteError(
             f"The last event of {client_id} is damaged; look at it with healthingest audit verify."
         ) from None
+
+
+def _shared(folder: Path) -> bool:
+    """Whether a folder's access control list (deploy/posix/setup.sh) says who gets at its new files."""
+    return hasattr(os, "listxattr") and "system.posix_acl_default" in os.listxattr(folder)
 
 
 def write_anchor(heads: Mapping[str, Head], target: Path) -> None:

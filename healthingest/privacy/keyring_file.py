@@ -22,6 +22,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from healthingest.errors import KeyringError
 from healthingest.places import Places
+from healthingest.privacy.certificate import public_key
 from healthingest.privacy.kek import kek_of
 from healthingest.privacy.keyring import (
     CLIENT_PURPOSES,
@@ -218,7 +219,7 @@ def load_keyring(places: Places) -> Keyring:
 
 
 def keyring_status(places: Places) -> dict[str, Any]:
-    """What a person may know of the keyring: place, id, age, lock and purposes; never key material.
+    """What a person may know of the keyring: place, id, age, lock, purposes, public key; never a secret one.
 
     Raises:
         KeyringError: as `load_keyring`.
@@ -237,6 +238,7 @@ def keyring_status(places: Places) -> dict[str, Any]:
         "purposes": sorted({purpose for held in keyring.keys.values() for purpose in held}),
         "missing": [p for p in SHARED_PURPOSES if not keyring.holds(p)] + lacks,
         "mode": oct(places.keyring.stat().st_mode & 0o777),
+        "certificate_key": public_key(keyring) if keyring.holds("certificate") else None,
         "output_bound": _remembered_id(places) == keyring.keyring_id,
     }
 

@@ -13,7 +13,6 @@ from typer.testing import CliRunner
 from healthingest import read_silver
 from healthingest.absence import Member, look_for
 from healthingest.bulk import ingest_bronze
-from healthingest.certificate import faults, public_key
 from healthingest.cli import app
 from healthingest.erase import Request, erase_client, erase_member, release_hold, set_hold
 from healthingest.errors import BusyError, KeyringError, UsageError
@@ -21,6 +20,8 @@ from healthingest.ingest import ingest, register
 from healthingest.maintain import maintain
 from healthingest.planning import plan_paths
 from healthingest.platform import Platform
+from healthingest.privacy.certificate import faults, public_key
+from healthingest.privacy.keyring_file import keyring_status
 from healthingest_tests.conftest import HEADER, csv_of, deliver, drop, install, line
 
 NOW = Request(wait=0)
@@ -178,7 +179,7 @@ def test_a_certificate_names_nobody_and_can_be_checked(home: Platform, tmp_path:
     assert not any(secret in text for secret in ("Zmember7", token, entry))
     assert json.loads(text)["backups"]["until"] == "2027-01-31"
     assert CliRunner().invoke(app, ["erase", "verify", str(out)]).exit_code == 0
-    assert faults(out, public_key(home.keyring)) == []
+    assert faults(out, keyring_status(home.places)["certificate_key"]) == []
     body = json.loads(text)
     body["erased"]["silver"] = 7
     out.write_text(json.dumps(body))
