@@ -11,6 +11,8 @@ import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
+import dagster as dg
+
 from healthingest.platform import Platform
 
 REPO = Path(__file__).parents[1]
@@ -26,9 +28,14 @@ def free_port() -> int:
 
 
 def environment(home: Platform, dagster_home: Path) -> dict[str, str]:
-    """What a Dagster process of this installation needs, with the shipped dagster.yaml."""
+    """What a Dagster process of this installation needs, with the shipped dagster.yaml.
+
+    The databases are made here, as `dagster instance migrate` does: processes that start together make them twice.
+    """
     dagster_home.mkdir(exist_ok=True)
     (dagster_home / "dagster.yaml").write_text((REPO / "deploy" / "dagster.yaml").read_text())
+    with dg.DagsterInstance.from_config(str(dagster_home)) as instance:
+        instance.get_runs_count()
     clean = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
     return clean | {
         "HEALTHINGEST_HOME": str(home.places.home),
