@@ -9,6 +9,7 @@ Example: python -m benchmarks.generate --records 1000000 --day 2 --out acme_2025
 import argparse
 import json
 from dataclasses import asdict, dataclass, field
+from datetime import date, timedelta
 from pathlib import Path
 
 import polars as pl
@@ -31,9 +32,6 @@ DEFECTS: dict[str, tuple[str, str] | None] = {
     "control_character": ("city", "Bos\x07ton"),
     "extra_field": None,
 }
-#: One record in so many is bad; one in so many has a new address on the second day.
-ONE_BAD_IN = 50
-ONE_CHANGED_IN = 10
 _CHUNK = 500_000
 _FIRST = [
     "Ana", "Ben", "Carla", "Dmitri", "Eve", "Femi", "Gwen", "Hana", "Ivo", "José", "Kai", "Lena", "Mina",
@@ -73,13 +71,40 @@ class Truth:
         return sum(self.defects.values())
 
 
-def write_file(target: Path, *, records: int, day: int) -> Truth:
-    """Write the file of one day (1 or 2, of January 6 and 7, 2025), a chunk at a time."""
-    truth = Truth(defects=dict.fromkeys(DEFECTS, 0))
+@dataclass(frozen=True)
+class Plan:
+    """What to write."""
+
+    records: int
+    #: The first is January 6, 2025; from the second on some members have moved.
+    day: int = 1
+    #: Number of the first member.
+    start: int = 0
+    #: One record in so many is bad; one in so many has another address than on the first day.
+    bad_in: int = 50
+    changed_in: int = 10
+    #: Whether lines with a field too many are among the defects.
+    malformed: bool = True
+
+    @property
+    def date(self) -> date:
+        """The day that the file is of."""
+        return date(2025, 1, 5) + timedelta(days=self.day)
+
+    @property
+    def defects(self) -> list[str]:
+        """The kinds of defects."""
+        return [kind for kind, spoilt in DEFECTS.items() if spoilt or self.malformed]
+
+
+def write_file(target: Path, plan: Plan) -> Truth:
+    """Write the file of one day, a chunk at a time."""
+    truth = Truth(defects=dict.fromkeys(plan.defects, 0))
     with target.open("wb") as file:
         file.write((",".join(HEADER) + "\n").encode())
-        for start in range(0, records, _CHUNK):
-            chunk = _people(start, min(start + _CHUNK, records), day)
+        stop = plan.start + plan.records
+        for start in range(plan.start, stop, _CHUNK):
+            chunk = _people(start, min(start + _CHUNK, stop), plan)
             truth.records += chunk.height
             truth.changed += chunk.filter(pl.col("changed") & pl.col("defect").is_null()).height
             for kind, count in chunk.drop_nulls("defect").group_by("defect").len().iter_rows():
@@ -88,12 +113,11 @@ def write_file(target: Path, *, records: int, day: int) -> Truth:
     return truth
 
 
-def _people(start: int, stop: int, day: int) -> pl.DataFrame:
+def _people(start: int, stop: int, plan: Plan) -> pl.DataFrame:
     """HEADER's columns (String), `defect` (String or null) and `changed` (Boolean), one row per record."""
-    kinds = list(DEFECTS)
     frame = pl.select(pl.int_range(start, stop, dtype=pl.Int64).alias("i")).with_columns(
-        defect=pl.when(_draw("bad", ONE_BAD_IN) == 0).then(_pick("defect", kinds)),
-        changed=(_draw("changed", ONE_CHANGED_IN) == 0) & pl.lit(day > 1),
+        defect=pl.when(_draw("bad", plan.bad_in) == 0).then(_pick("defect", plan.defects)),
+        changed=(_draw("changed", plan.changed_in) == 0) & pl.lit(plan.day > 1),
     )
     town = _draw("town", len(_TOWNS))
     city, state, zip3, area = (pl.lit(pl.Series(values)).gather(town) for values in zip(*_TOWNS, strict=True))
@@ -109,7 +133,7 @@ def _people(start: int, stop: int, day: int) -> pl.DataFrame:
         zip=zip3 + _padded(_draw("zip", 90) + 10, 2),
         phone_number=pl.format("({}) 555-01{}", area, _padded(_draw("phone", 100), 2)),
         email=pl.format("member{}@example.com", pl.col("i")),
-        creation_date=pl.lit(f"2025-01-{5 + day:02d}"),
+        creation_date=pl.lit(plan.date.isoformat()),
     ).with_columns(_spoilt(column) for column in sorted({spoilt[0] for spoilt in DEFECTS.values() if spoilt}))
 
 
@@ -156,10 +180,14 @@ def main() -> None:
     """Write one file and print what it holds as JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--records", type=int, default=1_000_000)
-    parser.add_argument("--day", type=int, choices=(1, 2), default=1)
+    parser.add_argument("--day", type=int, default=1, help="1 is January 6, 2025")
+    parser.add_argument("--start", type=int, default=0, help="number of the first member")
+    parser.add_argument("--bad-in", type=int, default=50, help="one record in so many is bad")
+    parser.add_argument("--changed-in", type=int, default=10, help="one in so many has moved, from day 2 on")
+    parser.add_argument("--no-malformed", dest="malformed", action="store_false", help="no line with a field too many")
     parser.add_argument("--out", type=Path, required=True)
-    arguments = parser.parse_args()
-    truth = write_file(arguments.out, records=arguments.records, day=arguments.day)
+    given = vars(parser.parse_args())
+    truth = write_file(given.pop("out"), Plan(**given))
     print(json.dumps(asdict(truth) | {"bad": truth.bad}))
 
 

@@ -6,18 +6,14 @@ Example: python -m benchmarks.history_files --files 5000
 """
 
 import argparse
-import json
 import os
 import random
-import subprocess
 import sys
 import tempfile
-import time
 from datetime import date, timedelta
 from pathlib import Path
-from typing import Any
 
-from benchmarks.ingest_million import REPO, _install, machine_line
+from benchmarks.measure import REPO, Measured, child, install, machine_line
 
 _CLIENTS = [f"client{n}" for n in range(10)]
 _HEADER = "member_id,first_name,last_name,dob,gender,address,city,state,zip,phone_number,email"
@@ -41,40 +37,25 @@ def main() -> int:
 def _try(setting: str, files: int, records: int) -> int:
     with tempfile.TemporaryDirectory(prefix="healthingest-bench-") as folder:
         root = Path(folder).resolve()
-        env = _install(root)
-        for client in _CLIENTS:
-            (root / "home" / "client_configs" / f"{client}.yaml").write_text(f"client_id: {client}\n")
+        env = install(root, _CLIENTS)
         _write(root / "home" / "input" / "raw", files, records)
         if setting == "Dagster told":
             (root / "dagster").mkdir()
             (root / "dagster" / "dagster.yaml").write_text((REPO / "deploy" / "dagster.yaml").read_text())
             env["DAGSTER_HOME"] = str(root / "dagster")
-        done, wall = _ingest(env)
-        taken = sum(file["status"] == "succeeded" for file in done["files"])
-        figures = (
-            f"{wall:>10.1f}{files / wall:>10.1f}{done['cpu']:>10.1f}{done['rss_mib']:>10,.0f}{done['commits']:>16,}"
-        )
+        took, commits = _ingest(env)
+        taken = sum(file["status"] == "succeeded" for file in took.said["files"])
+        figures = f"{took.wall:>10.1f}{files / took.wall:>10.1f}{took.cpu:>10.1f}{took.rss_mib:>10,.0f}{commits:>16,}"
         print(f"{setting:<18}{figures}", flush=True)
         if taken != files:
             print(f"WRONG: {taken} of {files} files were taken", file=sys.stderr)
         return int(taken != files)
 
 
-def _ingest(env: dict[str, str]) -> tuple[dict[str, Any], float]:
-    start = time.perf_counter()
-    command = [sys.executable, "-c", "from healthingest.cli import main; main()", "ingest", "--all", "--json"]
-    with subprocess.Popen(command, env=env, cwd=REPO, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
-        assert process.stdout is not None
-        said = process.stdout.read()
-        _, _, usage = os.wait4(process.pid, 0)
-    wall = time.perf_counter() - start
+def _ingest(env: dict[str, str]) -> tuple[Measured, int]:
+    took = child(["-m", "healthingest", "ingest", "--all", "--json"], env)
     silver = Path(env["HEALTHINGEST_HOME"]) / "output" / "silver" / "_delta_log"
-    return {
-        "files": json.loads(said)["files"],
-        "cpu": usage.ru_utime + usage.ru_stime,
-        "rss_mib": usage.ru_maxrss / 1024,
-        "commits": sum(1 for _ in silver.glob("*.json")),
-    }, wall
+    return took, sum(1 for _ in silver.glob("*.json"))
 
 
 def _write(landing: Path, files: int, records: int) -> None:

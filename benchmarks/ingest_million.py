@@ -1,8 +1,7 @@
 """How long one large delivery takes on its first and second day, by stage, and what memory it needs.
 
-Each ingest runs in a fresh process on a temporary installation; this process loads nothing heavy, since a child's peak
-memory as Linux reports it is never below that of the process it was started from. The outcome is held against what
-the generator knows: a fast wrong ingest is no result.
+Each ingest runs in a fresh process on a temporary installation. The outcome is held against what the generator knows:
+a fast wrong ingest is no result.
 
 Example: python -m benchmarks.ingest_million --records 1000000
 """
@@ -10,20 +9,14 @@ Example: python -m benchmarks.ingest_million --records 1000000
 import argparse
 import json
 import os
-import platform as machine
 import resource
-import shutil
-import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-REPO = Path(__file__).resolve().parent.parent
+from benchmarks.measure import child, install, machine_line, workplace
+
 _FILES = {1: "acme_20250106.csv", 2: "acme_20250107.csv"}
 _TOTALS = ("process wall", "process CPU", "peak RSS MiB")
 
@@ -42,8 +35,8 @@ def main() -> int:
     if arguments.keep and arguments.keep.exists():
         parser.error(f"{arguments.keep} exists; name a new folder")
     os.umask(0o077)
-    with _workplace(arguments.keep) as root:
-        env = _install(root)
+    with workplace(arguments.keep) as root:
+        env = install(root)
         days = [_day(root, env, day, arguments.records) for day in _FILES]
     wrong = [sentence for day in days for sentence in day["wrong"]]
     print(json.dumps({"machine": machine_line(), "days": days}, indent=1) if arguments.json else _table(days))
@@ -52,38 +45,12 @@ def main() -> int:
     return 1 if wrong else 0
 
 
-@contextmanager
-def _workplace(keep: Path | None) -> Iterator[Path]:
-    root = keep or Path(tempfile.mkdtemp(prefix="healthingest-bench-"))
-    if keep:
-        keep.mkdir(parents=True)
-    try:
-        yield root.resolve()
-    finally:
-        if not keep:
-            shutil.rmtree(root)
-
-
-def _install(root: Path) -> dict[str, str]:
-    """An installation with one client on the shipped contract; returns the environment that names it."""
-    configs = root / "home" / "client_configs"
-    shutil.copytree(REPO / "client_configs" / "contracts", configs / "contracts")
-    (configs / "acme.yaml").write_text("client_id: acme\n")
-    (root / "home" / "input" / "raw").mkdir(parents=True)
-    own = {name: value for name, value in os.environ.items() if not name.startswith("HEALTHINGEST_")}
-    return own | {
-        "HEALTHINGEST_HOME": str(root / "home"),
-        "HEALTHINGEST_KEYRING": str(root / "keys" / "keyring.json"),
-        "PYTHONPATH": str(REPO),
-        "_RJEM_MALLOC_CONF": "dirty_decay_ms:100,muzzy_decay_ms:100",  # as `healthingest` and run_pipeline.sh set it
-    }
-
-
 def _day(root: Path, env: dict[str, str], day: int, records: int) -> dict[str, Any]:
     file = root / "home" / "input" / "raw" / _FILES[day]
     size = ["--records", str(records)]
-    truth, _ = _child(["benchmarks.generate", *size, "--day", str(day), "--out", str(file)], env)
-    result, wall = _child(["benchmarks.ingest_million", "--ingest", str(file)], env)
+    truth = child(["-m", "benchmarks.generate", *size, "--day", str(day), "--out", str(file)], env).said
+    took = child(["-m", "benchmarks.ingest_million", "--ingest", str(file)], env)
+    result = took.said
     found = result["counts"] | {"status": result["status"]}
     expected = {"status": "succeeded", "records": truth["records"], "rejected": truth["bad"]}
     good = truth["records"] - truth["bad"]
@@ -97,17 +64,8 @@ def _day(root: Path, env: dict[str, str], day: int, records: int) -> dict[str, A
         for name, value in expected.items()
         if found[name] != value
     ]
-    stages = result["stages"] | {"process wall": wall, "process CPU": result["cpu"], "peak RSS MiB": result["rss_mib"]}
+    stages = result["stages"] | {"process wall": took.wall, "process CPU": took.cpu, "peak RSS MiB": took.rss_mib}
     return {"day": day, "bytes": file.stat().st_size, "stages": stages, "counts": found, "wrong": wrong}
-
-
-def _child(module_and_arguments: list[str], env: dict[str, str]) -> tuple[dict[str, Any], float]:
-    start = time.perf_counter()
-    done = subprocess.run(
-        [sys.executable, "-m", *module_and_arguments], env=env, cwd=REPO, stdout=subprocess.PIPE, check=True
-    )
-    result: dict[str, Any] = json.loads(done.stdout)
-    return result, time.perf_counter() - start
 
 
 def _ingest(file: Path) -> dict[str, Any]:
@@ -130,12 +88,6 @@ def _ingest(file: Path) -> dict[str, Any]:
         "cpu": usage.ru_utime + usage.ru_stime,
         "rss_mib": usage.ru_maxrss / 1024,
     }
-
-
-def machine_line() -> str:
-    """The machine and the versions that a figure depends on."""
-    packages = ", ".join(f"{name} {version(name)}" for name in ("polars", "deltalake", "pandera"))
-    return f"{os.cpu_count()} cores, Python {machine.python_version()}, {packages}"
 
 
 def _table(days: list[dict[str, Any]]) -> str:

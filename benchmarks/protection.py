@@ -18,7 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks.ingest_million import _child, _install, machine_line
+from benchmarks.measure import child, install, machine_line
 
 _DAY1, _DAY2 = "acme_20250106.csv", "acme_20250107.csv"
 #: Parts of a day that are protection.
@@ -40,13 +40,13 @@ def main() -> int:
     os.umask(0o077)
     with tempfile.TemporaryDirectory(prefix="healthingest-bench-") as folder:
         root = Path(folder).resolve()
-        env, landing = _install(root), root / "home" / "input" / "raw"
+        env, landing = install(root), root / "home" / "input" / "raw"
         for day, name in enumerate((_DAY1, _DAY2), 1):
             arguments_ = ["--records", str(arguments.records), "--day", str(day), "--out", str(landing / name)]
-            _child(["benchmarks.generate", *arguments_], env)
-        _child(["benchmarks.ingest_million", "--ingest", str(landing / _DAY1)], env)
-        day2, _ = _child(["benchmarks.ingest_million", "--ingest", str(landing / _DAY2)], env)
-        parts, _ = _child(["benchmarks.protection", "--parts", str(landing / _DAY2)], env)
+            child(["-m", "benchmarks.generate", *arguments_], env)
+        child(["-m", "benchmarks.ingest_million", "--ingest", str(landing / _DAY1)], env)
+        day2 = child(["-m", "benchmarks.ingest_million", "--ingest", str(landing / _DAY2)], env).said
+        parts = child(["-m", "benchmarks.protection", "--parts", str(landing / _DAY2)], env).said
     share = sum(parts[name] for name in _PROTECTION) / day2["cpu"]
     result = {"machine": machine_line(), "records": arguments.records, "day_cpu": day2["cpu"], "parts": parts,
               "share": share}  # fmt: skip
