@@ -92,11 +92,13 @@ class Decision:
         return said | ({"message": self.message} if self.message else {})
 
 
-def decide(platform: Platform, batch: Sequence[Candidate], stage: Stage) -> dict[str, Decision]:
+def decide(
+    platform: Platform, batch: Sequence[Candidate], stage: Stage, sighted: Callable[[], None]
+) -> dict[str, Decision]:
     """Compare deliveries of one client and contract with one snapshot of silver and commit against it: by file_id.
 
     A delivery that supersedes another, or is superseded, comes alone. To be tried again as a whole on conflict: then
-    everything is read anew.
+    everything is read anew. `sighted` returns once the batch's own sightings are stored; nothing is committed before.
 
     Raises:
         CommitFailedError: another writer of the client was faster.
@@ -118,6 +120,7 @@ def decide(platform: Platform, batch: Sequence[Candidate], stage: Stage) -> dict
             candidate.members.let_go()
     with stage("vault"):
         _put_values(platform, client, snapshot.number + 1, plan.rows.filter(pl.col("_change") != GONE))
+    sighted()
     with stage("silver"):
         said = {file_id: decision.as_dict() for file_id, decision in plan.decisions.items()}
         # If it fails, the parts stay for maintenance: a commit may have landed although its answer was lost.

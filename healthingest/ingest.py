@@ -8,6 +8,7 @@ import logging
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, date, datetime
@@ -16,7 +17,7 @@ from typing import Any
 
 import polars as pl
 
-from healthingest.decide import Candidate, Members, decide, recorded
+from healthingest.decide import Candidate, Decision, Members, decide, recorded
 from healthingest.errors import ConfigError, PermanentError, UnroutableError
 from healthingest.lake.delta import retry
 from healthingest.lake.silver import HELD, Snapshot
@@ -220,16 +221,25 @@ def _attempt(
             candidates.append(candidate)
             rejected.append((delivery, refused))
             silenced |= {delivery.file_id} if erased else set()
-    with stages("quarantine"):
-        lake.quarantine.put(rejected, platform.keyring, run_id)
-    with stages("sight"):
-        generation = platform.keyring.generation("member_token", batch[0].client_id)
-        lake.sightings.put(((c.delivery, c.members.look()) for c in candidates), generation)
-    try:
-        decisions = retry(lambda: decide(platform, candidates, stages)) if candidates else {}
-    except (PermanentError, ConfigError) as error:
-        failed |= {c.delivery.file_id: _failed(c.delivery, error) for c in candidates}
-        decisions = {}
+    generation = platform.keyring.generation("member_token", batch[0].client_id)
+    seen = [(c.delivery, c.members.look()) for c in candidates]
+
+    def put_facts() -> None:
+        with stages("quarantine"):
+            lake.quarantine.put(rejected, platform.keyring, run_id)
+        with stages("sight"):
+            lake.sightings.put(seen, generation)
+            seen.clear()
+
+    decisions: dict[str, Decision] = {}
+    with ThreadPoolExecutor(1, "healthingest-facts") as thread:
+        facts = thread.submit(put_facts)
+        try:
+            # Beside the comparison: nothing but silver's commit needs them.
+            decisions = retry(lambda: decide(platform, candidates, stages, facts.result)) if candidates else {}
+        except (PermanentError, ConfigError) as error:
+            failed |= {c.delivery.file_id: _failed(c.delivery, error) for c in candidates}
+        facts.result()
     ended = {c.delivery.file_id: decisions[c.delivery.file_id].of(c.outcome) for c in candidates if decisions}
     return [(ended | failed)[d.file_id] for d in batch]
 

@@ -428,9 +428,8 @@ def attempt(world: World, me: int, delivery: Delivery) -> Work:
     reading = world.reading(delivery)
     yield "quarantines once"
     quarantine(world, file_id, reading.rejected)
-    if not world.has(Defect.SIGHTED_AFTER_COMMIT):
-        yield from sight(world, file_id, reading.own.values())
     if delivery.file.fails == "late":
+        yield from sight(world, file_id, reading.own.values())
         return (yield from fail(world, file_id))
     done = yield from commit(world, me, Decide(world, delivery, reading))
     if not done:
@@ -599,6 +598,9 @@ def commit(world: World, me: int, change: Change) -> Work:
         parts = yield from put_values(world, change.client, silver.number(change.client) + 1, planned)
         if parts is None:
             return False
+        if isinstance(change, Decide) and not world.has(Defect.SIGHTED_AFTER_COMMIT):
+            # The system does this beside the comparison; here it comes as late as it may.
+            yield from sight(world, change.source, change.own.values())
         tried = True
         if (yield from try_commit(world, change, silver, planned, erased)):
             return True
