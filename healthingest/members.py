@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from contextlib import ExitStack
+from functools import partial
 from typing import IO
 
 import polars as pl
@@ -14,6 +15,7 @@ from healthingest.model import Delivery
 from healthingest.platform import Platform
 from healthingest.privacy import tokens
 from healthingest.privacy.generalize import generalize
+from healthingest.privacy.keyring import Keyring
 from healthingest.records.check import Checked, Clock, check_records
 from healthingest.records.damage import RECORD_NO
 from healthingest.records.read import RecordReader
@@ -29,19 +31,22 @@ def check_delivery(platform: Platform, delivery: Delivery, client: Client, clock
     registered = platform.lake.bronze.find(delivery.client_id, delivery.file_id)
     if registered is None:
         raise PermanentError("The delivery is not in bronze; drop the file into the landing zone again.")
-    return check_bytes(lambda: platform.lake.bronze.open(delivery), registered.facts, delivery, client, clock)
+    opens = partial(platform.lake.bronze.open, delivery)
+    return check_bytes(opens, registered.facts, delivery, client, clock, platform.keyring)
 
 
 def check_bytes(
-    open_bytes: Callable[[], IO[bytes]], facts: Facts, delivery: Delivery, client: Client, clock: Clock
-) -> Checked:
+    open_bytes: Callable[[], IO[bytes]], facts: Facts, delivery: Delivery, client: Client, clock: Clock,
+    keyring: Keyring,
+) -> Checked:  # fmt: skip
     """The same for bytes that lie anywhere; `facts` is what the pre-flight found in them."""
     with ExitStack() as opened:
 
         def open_reader() -> RecordReader:
             return RecordReader(opened.enter_context(open_bytes()), facts, client)
 
-        checked = check_records(open_reader, client, delivery.creation_date, clock)
+        finish = partial(_of_members, delivery, client, keyring)
+        checked = check_records(open_reader, client, delivery.creation_date, clock, finish)
     counts = checked.counts
     if counts.records != counts.accepted + counts.rejected:
         raise AccountingError(
@@ -55,12 +60,20 @@ def read_again(platform: Platform, delivery: Delivery) -> pl.DataFrame:
     client = platform.pinned_client(delivery)
     checked = check_delivery(platform, delivery, client, lambda _stage, _seconds: None)
     checked, _ = silence(platform, delivery, client, checked)
-    return members_of(platform, delivery, client, checked)
+    return members_of(delivery, client, checked)
 
 
-def members_of(platform: Platform, delivery: Delivery, client: Client, checked: Checked) -> pl.DataFrame:
+def members_of(delivery: Delivery, client: Client, checked: Checked) -> pl.DataFrame:
     """One row per member of the delivery, its last record: silver's columns, the vault's, and `sequence`."""
-    contract, keyring = client.contract, platform.keyring
+    rows = checked.accepted
+    if rows["member_token"].n_unique() < rows.height:  # mostly not; and both steps are dear on a large file
+        rows = rows.sort("sequence").unique("member_token", keep="last", maintain_order=True)
+    return rows.with_columns(_file_id=pl.lit(delivery.file_id), _contract=pl.lit(client.contract.name))
+
+
+def _of_members(delivery: Delivery, client: Client, keyring: Keyring, accepted: pl.DataFrame) -> pl.DataFrame:
+    """Accepted records with what silver and its vault say of their members: token, hash, sequence, derived columns."""
+    contract = client.contract
     date_from = client.config.source.creation_date
     record_date = (
         pl.col(date_from.column).str.to_date("%Y-%m-%d")
@@ -68,18 +81,12 @@ def members_of(platform: Platform, delivery: Delivery, client: Client, checked: 
         else pl.lit(delivery.creation_date)
     )
     derived = {target: generalize(pl.col(column), how) for target, (column, how) in contract.derived.items()}
-    rows = checked.accepted.with_columns(
-        tokens.member_token(keyring, client.client_id, checked.accepted["member_id"]),
+    rows = accepted.with_columns(
+        tokens.member_token(keyring, client.client_id, accepted["member_id"]),
         sequence(delivery, record_date, pl.col(RECORD_NO)).alias("sequence"),
         record_date.alias("__record_date"),
         **derived,
     )
-    if rows["member_token"].n_unique() < rows.height:  # mostly not; and both steps are dear on a large file
-        rows = rows.sort("sequence").unique("member_token", keep="last", maintain_order=True)
     hashed = [*derived, *(c.name for c in contract.columns if not c.policy.drop)]
-    return rows.with_columns(
-        tokens.content_hash(keyring, client.client_id, rows, hashed),
-        creation_date=pl.col("__record_date"),
-        _file_id=pl.lit(delivery.file_id),
-        _contract=pl.lit(contract.name),
-    ).drop("__record_date")
+    hashes = tokens.content_hash(keyring, client.client_id, rows, hashed)
+    return rows.with_columns(hashes, creation_date=pl.col("__record_date")).drop("__record_date")

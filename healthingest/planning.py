@@ -72,7 +72,7 @@ def _foretell(platform: Platform, path: Path, states: dict[str, pl.DataFrame]) -
     )  # fmt: skip
     checked = check_bytes(
         lambda: path.open("rb"), platform.lake.bronze.facts_of(path, client), delivery, client,
-        lambda _stage, _seconds: None,
+        lambda _stage, _seconds: None, platform.keyring,
     )  # fmt: skip
     checked = without_erased(platform, client.client_id, checked)
     judged = judge_quality(client.config.quality, checked.counts, delivery, platform.lake.audit)
@@ -83,7 +83,7 @@ def _foretell(platform: Platform, path: Path, states: dict[str, pl.DataFrame]) -
         return Planned(routed.name, client.client_id, "held", checked.counts, " ".join(said))
     if client.client_id not in states:
         states[client.client_id] = _state(platform, client, snapshot)
-    members = members_of(platform, delivery, client, checked)
+    members = members_of(delivery, client, checked)
     current, counts = compared(members, checked.counts, states[client.client_id])
     states[client.client_id] = after(states[client.client_id], current)
     return Planned(routed.name, client.client_id, "succeeded", counts, " ".join(said) or None)

@@ -1,12 +1,13 @@
 """A delivery's records, read, transformed, standardised and divided; frames in, frames out, nothing written.
 
-Records go through in batches; whoever asks for `checked_batches` needs memory for two of them, whatever the file.
+Records go through in batches; whoever asks for `checked_batches` needs memory for a few of them, whatever the file.
 """
 
+import os
 import time
-from collections import Counter
+from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import date
 from typing import TypeVar
@@ -25,6 +26,10 @@ from healthingest.records.validate import Split, Validator
 
 T = TypeVar("T")
 Clock = Callable[[str, float], None]
+#: Makes something of a batch's accepted records while they are at hand, row by row: columns more, rows the same.
+Finish = Callable[[pl.DataFrame], pl.DataFrame]
+#: Batches that are checked side by side.
+_WORKERS = min(4, os.cpu_count() or 1)
 
 
 @dataclass(frozen=True)
@@ -55,9 +60,10 @@ class Checked:
 
 
 def check_records(
-    open_reader: Callable[[], RecordReader], client: Client, delivery_date: date, clock: Clock
-) -> Checked:
-    """Run a whole file through reading, transforming, standardising and validating.
+    open_reader: Callable[[], RecordReader], client: Client, delivery_date: date, clock: Clock,
+    finish: Finish = lambda accepted: accepted,
+) -> Checked:  # fmt: skip
+    """Run a whole file through reading, transforming, standardising and validating, and what `finish` does.
 
     `open_reader` starts at the file's beginning each time it is called; `clock` is told the seconds of each stage.
     Raises what the reader and the validator raise; then nothing counts.
@@ -66,9 +72,9 @@ def check_records(
     if any(rule.unique for rule in client.rules):
         duplicates = _timed(clock, "read", lambda: find_duplicates(open_reader(), client))
     reader = open_reader()
-    batches = list(checked_batches(reader, client, delivery_date, clock, duplicates))
+    batches = list(checked_batches(reader, client, delivery_date, clock, duplicates, finish))
     columns = {RECORD_NO: pl.Int64} | dict.fromkeys(client.contract.column, pl.String)
-    good = pl.concat([pl.DataFrame(schema=columns), *(b.accepted for b in batches)], rechunk=True)
+    good = pl.concat([finish(pl.DataFrame(schema=columns)), *(b.accepted for b in batches)], rechunk=True)
     bad = pl.concat([pl.DataFrame(schema=REJECTED_SCHEMA), *(b.rejected for b in batches)], rechunk=True)
     read = reader.line_counts()
     counts = replace(
@@ -84,14 +90,38 @@ def checked_batches(
     delivery_date: date,
     clock: Clock,
     duplicates: Mapping[str, pl.Series] | None = None,
+    finish: Finish = lambda accepted: accepted,
 ) -> Iterator[CheckedBatch]:
     """Yield a file's records, checked, in order; what they came to counts only once the last one was given.
 
-    `duplicates`: what `find_duplicates` says of the same file, for clients with a `unique` rule.
+    `duplicates`: what `find_duplicates` says of the same file, for clients with a `unique` rule. The seconds that
+    `clock` is told are those of the batches, of which some are worked on at the same time.
     """
-    validator = Validator.of(client, duplicates)
-    for batch in _read_ahead(reader, clock):
-        yield _checked(batch, client, validator, delivery_date, clock)
+
+    def work(batch: Batch) -> tuple[CheckedBatch, dict[str, float]]:
+        spent: defaultdict[str, float] = defaultdict(float)
+
+        def add(stage: str, seconds: float) -> None:
+            spent[stage] += seconds
+
+        # Its own validator: a Pandera schema is not made for two threads.
+        done = _checked(batch, client, Validator.of(client, duplicates), delivery_date, add)
+        return replace(done, accepted=_timed(add, "tokenise", lambda: finish(done.accepted))), spent
+
+    def finished(work: Future[tuple[CheckedBatch, dict[str, float]]]) -> CheckedBatch:
+        done, spent = work.result()
+        for stage, seconds in spent.items():
+            clock(stage, seconds)
+        return done
+
+    at_work: deque[Future[tuple[CheckedBatch, dict[str, float]]]] = deque()
+    with ThreadPoolExecutor(_WORKERS, "healthingest-check") as threads:
+        for batch in _read_ahead(reader, clock):
+            at_work.append(threads.submit(work, batch))
+            if len(at_work) > _WORKERS:
+                yield finished(at_work.popleft())
+        while at_work:
+            yield finished(at_work.popleft())
 
 
 def _read_ahead(reader: RecordReader, clock: Clock) -> Iterator[Batch]:
