@@ -31,22 +31,26 @@ def main() -> int:
                         help=f"some of {', '.join(WORKLOADS)}")  # fmt: skip
     parser.add_argument("--contenders", type=_names(list(contenders())), default=list(contenders()), metavar="A,B",
                         help=f"some of {', '.join(contenders())}")  # fmt: skip
+    parser.add_argument("--python", type=_python, action="append", default=[], metavar="NAME=PATH",
+                        help="interpreter of a contender; ours loads 0.2 s longer where another one's pandas lies beside")  # fmt: skip  # noqa: E501
     parser.add_argument("--write", action="store_true", help="put the tables into benchmarks/RESULTS.md")
     parser.add_argument("--json", action="store_true", help="print one JSON document instead of tables")
     arguments = parser.parse_args()
     os.umask(0o077)
+    pythons = dict(arguments.python)
     chosen = [contenders()[name] for name in arguments.contenders]
     for contender in chosen:
-        if not contender.installed:
+        if not contender.installed and contender.name not in pythons:
             print(f"{contender.name} is not installed and left out: pip install .[bench]", file=sys.stderr)
     tables: dict[str, list[Row]] = {}
     with workplace() as root:
         env = {n: v for n, v in os.environ.items() if not n.startswith(("HEALTHINGEST_", "DAGSTER_"))}
         env |= {"PYTHONPATH": str(REPO)}
-        installed = [c for c in chosen if c.installed]
+        installed = [c for c in chosen if c.installed or c.name in pythons]
         for name in arguments.workloads:
             step = _say(name)
-            task = Task(root / name, env, arguments.size, arguments.runs, installed, arguments.files, step)
+            task = Task(root / name, env, arguments.size, arguments.runs, installed, arguments.files,
+                        pythons, step)  # fmt: skip
             tables[name] = list(run(task, WORKLOADS[name]))
             if not arguments.json:
                 print("\n".join(_table(name, tables[name])), "", sep="\n", flush=True)
@@ -61,6 +65,13 @@ def main() -> int:
 def _number(text: str) -> int:
     factor = {"k": 1000, "m": 1_000_000}.get(text[-1:].lower(), 1)
     return int(text[:-1] if factor > 1 else text) * factor
+
+
+def _python(text: str) -> tuple[str, str]:
+    name, _, path = text.partition("=")
+    if name not in contenders() or not Path(path).is_file():
+        raise argparse.ArgumentTypeError("write NAME=PATH, a contender and its interpreter")
+    return name, path
 
 
 def _names(known: list[str]):  # type: ignore[no-untyped-def] # noqa: ANN202 - argparse wants a function

@@ -63,7 +63,7 @@ def install(root: Path, clients: Sequence[str] = ("acme",)) -> dict[str, str]:
     }
 
 
-def child(words: Sequence[str], env: dict[str, str]) -> Measured:
+def child(words: Sequence[str], env: dict[str, str], python: str = sys.executable) -> Measured:
     """Run `python WORDS` to its end; it prints a JSON object, alone or on its last line.
 
     Raises:
@@ -71,9 +71,7 @@ def child(words: Sequence[str], env: dict[str, str]) -> Measured:
     """
     with tempfile.TemporaryFile() as told:
         start = time.perf_counter()
-        with subprocess.Popen(
-            [sys.executable, *words], env=env, cwd=REPO, stdout=subprocess.PIPE, stderr=told
-        ) as process:
+        with subprocess.Popen([python, *words], env=env, cwd=REPO, stdout=subprocess.PIPE, stderr=told) as process:
             assert process.stdout is not None
             said = process.stdout.read()
             _, status, usage = os.wait4(process.pid, 0)

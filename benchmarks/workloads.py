@@ -4,7 +4,8 @@ Each load is a process of its own, imports included; of several runs the one wit
 """
 
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,8 @@ class Task:
     contenders: Sequence[Contender]
     #: Files of the workload of many files.
     files: int
+    #: Contender -> interpreter of the virtual environment that it has to itself.
+    pythons: Mapping[str, str] = field(default_factory=dict)
     #: Told what is going on.
     on_step: Callable[[str], None] = lambda _: None
 
@@ -134,7 +137,8 @@ def _state(task: Task, contender: Contender) -> Path:
 
 def _load(task: Task, contender: Contender, folder: Path, files: list[Path]) -> Measured:
     contender.land(folder, files)
-    return child(["-m", "benchmarks.contenders", contender.name, str(folder), *map(str, files)], task.env)
+    words = ["-m", "benchmarks.contenders", contender.name, str(folder), *map(str, files)]
+    return child(words, task.env, task.pythons.get(contender.name, sys.executable))
 
 
 def _made(task: Task, plan: dict[str, int], contender: Contender) -> Path:

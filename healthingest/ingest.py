@@ -20,6 +20,7 @@ import polars as pl
 from healthingest.decide import Candidate, Decision, Members, decide, recorded
 from healthingest.errors import ConfigError, PermanentError, UnroutableError
 from healthingest.lake.delta import retry
+from healthingest.lake.sightings import SIGHTED
 from healthingest.lake.silver import HELD, Snapshot
 from healthingest.landing.names import printable
 from healthingest.members import check_delivery, members_of, read_again
@@ -222,7 +223,7 @@ def _attempt(
             rejected.append((delivery, refused))
             silenced |= {delivery.file_id} if erased else set()
     generation = platform.keyring.generation("member_token", batch[0].client_id)
-    seen = [(c.delivery, c.members.look()) for c in candidates]
+    seen = [(c.delivery, c.members.look().select(SIGHTED)) for c in candidates]
 
     def put_facts() -> None:
         with stages("quarantine"):

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import polars as pl
+import pyarrow as pa
 from deltalake import (
     CommitProperties,
     DeltaTable,
@@ -29,6 +30,8 @@ from healthingest.errors import AccountingError, ContentionError, HealthingestEr
 
 #: Snapshots tried before a writer gives up; with the waits below about 40 s.
 ATTEMPTS = 25
+#: Rows that are turned into Arrow's layout at a time.
+_SLICE = 65_536
 T = TypeVar("T")
 _LOG_RETENTION = "delta.logRetentionDuration"
 ZSTD = WriterProperties(compression="ZSTD")
@@ -101,7 +104,7 @@ class Table:
             new = {app_id: rows for app_id, rows in filled.items() if table.transaction_version(app_id) is None}
             if new:
                 write_deltalake(
-                    table, pl.concat(new.values(), rechunk=False), mode="append", writer_properties=ZSTD,
+                    table, streamed(pl.concat(new.values(), rechunk=False)), mode="append", writer_properties=ZSTD,
                     commit_properties=commit(dict.fromkeys(new, 1)),
                 )  # fmt: skip
             return set(new)
@@ -223,6 +226,14 @@ def delta_schema(schema: pl.Schema, comments: Mapping[str, str]) -> Schema:
             for f in plain.fields
         ]
     )
+
+
+def streamed(rows: pl.DataFrame) -> pa.RecordBatchReader:
+    """The rows in Arrow's older layout, a slice at a time: made as a whole they would be in memory twice."""
+    level = pl.CompatLevel.oldest()
+    schema = rows.clear().to_arrow(compat_level=level).schema
+    slices = (part.to_arrow(compat_level=level) for part in rows.iter_slices(_SLICE))
+    return pa.RecordBatchReader.from_batches(schema, (batch for part in slices for batch in part.to_batches()))
 
 
 def commit(transactions: Mapping[str, int], metadata: dict[str, str] | None = None) -> CommitProperties:

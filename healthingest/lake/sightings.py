@@ -26,6 +26,8 @@ SCHEMA = pl.Schema(
         "generation": pl.Int32(),
     }
 )
+#: What `put` needs of a member.
+SIGHTED = ("member_token", "_content_hash", "sequence")
 #: Leading characters of a sequence that order deliveries by date and suffix: two ISO dates and a digit.
 _RANK = 23
 
