@@ -16,7 +16,7 @@ umask 077
 unset PYTHONDONTWRITEBYTECODE
 "$repo/scripts/setup.sh"
 export HEALTHINGEST_HOME=${HEALTHINGEST_HOME:-$repo}
-export _RJEM_MALLOC_CONF=${_RJEM_MALLOC_CONF:-dirty_decay_ms:100,muzzy_decay_ms:100} # as the healthingest command does
+export _RJEM_MALLOC_CONF=${_RJEM_MALLOC_CONF:-dirty_decay_ms:300,muzzy_decay_ms:0,narenas:$(nproc)} # as the healthingest command does
 export DAGSTER_DISABLE_TELEMETRY=1
 bin=$(cd "$repo" && cd "${HEALTHINGEST_VENV:-.venv}" && pwd)/bin
 export PATH=$bin:$PATH
