@@ -55,15 +55,10 @@ def install(root: Path, clients: Sequence[str] = ("acme",)) -> dict[str, str]:
         (configs / f"{client}.yaml").write_text(f"client_id: {client}\n")
     (root / "home" / "input" / "raw").mkdir(parents=True)
     own = {name: value for name, value in os.environ.items() if not name.startswith("HEALTHINGEST_")}
-    return (
-        own
-        | {
-            "HEALTHINGEST_HOME": str(root / "home"),
-            "HEALTHINGEST_KEYRING": str(root / "keys" / "keyring.json"),
-            "PYTHONPATH": str(REPO),
-            "_RJEM_MALLOC_CONF": f"dirty_decay_ms:300,muzzy_decay_ms:0,narenas:{os.cpu_count()}",  # as `healthingest` and run_pipeline.sh set it
-        }
-    )
+    own |= {"HEALTHINGEST_HOME": str(root / "home"), "HEALTHINGEST_KEYRING": str(root / "keys" / "keyring.json")}
+    # As `healthingest` and run_pipeline.sh set it.
+    own["_RJEM_MALLOC_CONF"] = f"dirty_decay_ms:300,muzzy_decay_ms:0,narenas:{os.cpu_count()}"
+    return own | {"PYTHONPATH": str(REPO)}
 
 
 def child(words: Sequence[str], env: dict[str, str], python: str = sys.executable) -> Measured:
