@@ -108,7 +108,7 @@ def _write(size: int, tables: dict[str, list[Row]]) -> None:
     head, rest = text.split(_FROM)
     _, tail = rest.split(_TO)
     lacks = {row.contender: row.lacks for rows in tables.values() for row in rows if row.lacks}
-    lines = [f"`python -m benchmarks --size {size:,}`, {datetime.now(UTC):%Y-%m-%d}. {machine_line()}.", ""]
+    lines = [f"`python -m benchmarks --size {size}`, {datetime.now(UTC):%Y-%m-%d}. {machine_line()}.", ""]
     for name, rows in tables.items():
         lines += [*_table(name, rows), ""]
     lines += ["What the others do not do:", "", *(f"- **{name}**: {text}" for name, text in lacks.items()), ""]
