@@ -13,7 +13,8 @@ import polars as pl
 from healthingest import sentences
 from healthingest.contracts.clients import Client
 from healthingest.errors import AccountingError, KeyringError, PermanentError
-from healthingest.lake.silver import APPLIED, CHANGED, GONE, HELD, NEW, Snapshot
+from healthingest.lake.rewrite import CHANGED, GONE, NEW
+from healthingest.lake.silver import APPLIED, HELD, Snapshot
 from healthingest.model import Counts, Delivery, Outcome, Profile
 from healthingest.platform import Platform
 from healthingest.quality import Judgement

@@ -22,7 +22,8 @@ from healthingest.absence import Looked, Member, delivery_at, find_in_file, land
 from healthingest.errors import IncompleteError, KeyringError, UsageError
 from healthingest.lake.delta import retry
 from healthingest.lake.quarantine import ERASED, open_record
-from healthingest.lake.silver import GONE, Snapshot
+from healthingest.lake.rewrite import GONE
+from healthingest.lake.silver import Snapshot
 from healthingest.model import Delivery
 from healthingest.platform import Platform
 from healthingest.privacy.certificate import signed

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 import polars as pl
 
-from healthingest.lake.silver import GONE
+from healthingest.lake.rewrite import GONE
 from healthingest.model import Counts
 from healthingest.quality import Judgement
 

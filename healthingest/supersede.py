@@ -14,8 +14,9 @@ import polars as pl
 from healthingest.contracts.clients import Client
 from healthingest.errors import PermanentError
 from healthingest.lake.bronze import Bronze
+from healthingest.lake.rewrite import CHANGED, GONE
 from healthingest.lake.sightings import only_active
-from healthingest.lake.silver import CHANGED, GONE, Snapshot, readable_columns
+from healthingest.lake.silver import Snapshot, readable_columns
 from healthingest.members import read_again
 from healthingest.model import Delivery
 from healthingest.platform import Platform

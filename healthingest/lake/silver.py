@@ -16,11 +16,10 @@ from deltalake import DeltaTable, Field, write_deltalake
 from healthingest.contracts.contract import Contract
 from healthingest.lake.bronze import Bronze
 from healthingest.lake.delta import ZSTD, Table, commit, delta_schema, retry
+from healthingest.lake.rewrite import Rewrite
 from healthingest.model import Delivery
 
 HELD, APPLIED = 1, 2
-#: What happens to a member's row.
-NEW, CHANGED, GONE = "new", "changed", "gone"
 BASE = pl.Schema(
     {
         "client_id": pl.String(),
@@ -132,40 +131,28 @@ class Silver(Table):
         """A fresh snapshot for one client, with the contract's readable columns in the table."""
         return Snapshot(retry(lambda: self._with_columns(contract)), client_id)
 
-    def commit(self, snapshot: Snapshot, decided: Mapping[str, Mapping[str, Any]], changed: pl.DataFrame) -> int:
+    def change(self, snapshot: Snapshot) -> Rewrite:
+        """Gather changes to a client's rows: frames with silver's columns and `_change` (NEW, CHANGED or GONE)."""
+        partition = {"client_id": snapshot.client_id, "_bucket": "0"}
+        return Rewrite(self.path, snapshot.table, partition, key="member_token", bounds="_sequence")
+
+    def commit(
+        self, snapshot: Snapshot, decided: Mapping[str, Mapping[str, Any]], changed: Rewrite | pl.DataFrame
+    ) -> int:
         """Commit what some deliveries change, and the state of each, against `snapshot`; returns the new version.
 
         `decided`: file_id -> what the log shall say of the delivery, its `state` (HELD or APPLIED) among it.
-        `changed` holds silver's columns and `_change` (NEW, CHANGED or GONE); with no rows an empty commit still
-        records the states.
+        `changed` was begun by `change`, or is a frame as that takes them; with no rows the states are still recorded.
 
         Raises:
             CommitFailedError: another writer of the client was faster; compare again with a fresh snapshot.
         """
-        properties = commit(
-            {f"client/{snapshot.client_id}": snapshot.number + 1}
-            | {f"file/{file_id}": said["state"] for file_id, said in decided.items()},
-            {"healthingest": json.dumps({"deliveries": decided}, sort_keys=True)},
-        )
-        # A literal partition prunes, and keeps other clients' commits from conflicting: without one, an append too
-        # counts as having read the whole table, and fails beside any merge.
-        partition = f"{{0}}client_id = '{snapshot.client_id}' AND {{0}}_bucket = 0"
-        if (changed["_change"] == NEW).all():
-            # Nothing to match (or nothing at all): an append is the same commit without the join.
-            write_deltalake(  # type: ignore[call-overload]  # its stubs lack predicate for append; the library has it
-                snapshot.table, changed.drop("_change"), mode="append", predicate=partition.format(""),
-                writer_properties=ZSTD, commit_properties=properties,
-            )  # fmt: skip
-        else:
-            merge = snapshot.table.merge(
-                changed, f"{partition.format('t.')} AND s.member_token = t.member_token",
-                source_alias="s", target_alias="t", streamed_exec=True,
-                writer_properties=ZSTD, commit_properties=properties,
-            )  # fmt: skip
-            merge.when_matched_delete(f"s._change = '{GONE}'")
-            merge.when_matched_update_all(f"s._change = '{CHANGED}'", except_cols=["_change"])
-            merge.when_not_matched_insert_all(except_cols=["_change"]).execute()
-        return int(snapshot.table.version())
+        if isinstance(changed, pl.DataFrame):
+            rows, changed = changed, self.change(snapshot)
+            changed.add(rows)
+        states = {f"file/{file_id}": said["state"] for file_id, said in decided.items()}
+        told = {"healthingest": json.dumps({"deliveries": decided}, sort_keys=True)}
+        return changed.commit({f"client/{snapshot.client_id}": snapshot.number + 1, **states}, told)
 
     def put_generation(self, snapshot: Snapshot, generation: int, rows: pl.DataFrame | None = None) -> int:
         """Commit which generation of keys a client's tokens are of, with all its rows under it; the new version.

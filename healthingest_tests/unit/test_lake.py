@@ -172,12 +172,9 @@ def test_every_kind_of_commit_of_one_client_excludes_every_other(two: Platform, 
     stale = [silver.for_client("acme", contract) for _ in range(2)]
     for number, (snapshot, kind) in enumerate(zip(stale, kinds.split("/"), strict=True)):
         delivery = registered(two, f"acme_2025010{number + 6}.csv")
-        rows = silver_rows(two, delivery, f"t{number + 1}")
-        rows = (
-            rows.clear()
-            if kind == "empty"
-            else rows.with_columns(_change=pl.lit("new" if kind == "append" else "changed"))
-        )
+        rows = silver_rows(two, delivery, "t0" if kind == "merge" else f"t{number + 1}")
+        rows = rows.with_columns(_change=pl.lit("changed" if kind == "merge" else "new"))
+        rows = rows.clear() if kind == "empty" else rows
         if number == 0:
             silver.commit(snapshot, {delivery.file_id: {"state": APPLIED}}, rows)
         else:

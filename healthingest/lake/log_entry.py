@@ -1,0 +1,114 @@
+"""One entry of a Delta log: data files, change data and transactions, published at once or not at all.
+
+delta-rs commits change data only of merges that it ran itself; silver's are made by `rewrite`. The entry keeps to the
+protocol's writer version 4 (https://github.com/delta-io/delta/blob/master/PROTOCOL.md, "Actions"), which is what
+delta-rs creates silver with, and every Delta reader reads it.
+"""
+
+import contextlib
+import json
+import os
+import secrets
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from deltalake import DeltaTable
+from deltalake.exceptions import CommitFailedError, DeltaError
+
+from healthingest.errors import HealthingestError
+
+#: Every so many entries the log is summed up, so that opening the table stays quick; delta-rs does the same.
+_CHECKPOINT_EVERY = 100
+_WRITER_VERSION = 4
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What one commit says; all its files lie in one partition."""
+
+    operation: str
+    #: Partition column -> value, as text.
+    partition: Mapping[str, str]
+    #: `add`, `remove` and `cdc`, each as {its kind: its fields}.
+    actions: Sequence[Mapping[str, Any]]
+    #: Application transactions: name -> number.
+    transactions: Mapping[str, int]
+    #: Shown by `history()`; never a value of a record.
+    metadata: Mapping[str, str]
+
+    def lines(self) -> Iterator[str]:
+        """The entry's JSON lines."""
+        now = int(time.time() * 1000)
+        info = {"timestamp": now, "operation": self.operation, "operationParameters": {}, "engineInfo": "healthingest"}
+        transactions = [{"txn": {"appId": n, "version": v, "lastUpdated": now}} for n, v in self.transactions.items()]
+        for action in ({"commitInfo": info | dict(self.metadata)}, *self.actions, *transactions):
+            yield json.dumps(action, separators=(",", ":"), sort_keys=True)
+
+
+def put_entry(root: Path, table: DeltaTable, entry: Entry) -> int:
+    """Publish an entry that was made from what `table`, a handle on the table at `root`, has seen; its version.
+
+    Entries of others that came since are passed over if they concern other partitions and transactions only.
+
+    Raises:
+        CommitFailedError: one of them does concern this entry; nothing was published.
+        HealthingestError: the table asks of its writers what this one does not know.
+    """
+    _require_known(table)
+    log, version = root / "_delta_log", int(table.version())
+    _require_kept(log, version)
+    temporary = log / f"_commit_{secrets.token_hex(8)}.json.tmp"
+    temporary.write_text("".join(f"{line}\n" for line in entry.lines()))
+    try:
+        while True:
+            version += 1
+            try:
+                os.link(temporary, _entry(log, version))  # exclusive, and never half-written
+            except FileExistsError:
+                _require_unrelated(_entry(log, version), entry)
+            else:
+                break
+    finally:
+        temporary.unlink()
+    if version % _CHECKPOINT_EVERY == 0:
+        with contextlib.suppress(DeltaError, OSError):  # the entry is published; maintenance sums up too
+            DeltaTable(str(root), version=version).create_checkpoint()
+    return version
+
+
+def _entry(log: Path, version: int) -> Path:
+    return log / f"{version:020d}.json"
+
+
+def _require_known(table: DeltaTable) -> None:
+    protocol = table.protocol()
+    if protocol.min_writer_version != _WRITER_VERSION:
+        raise HealthingestError(
+            f"The table {table.metadata().name} asks for writer version {protocol.min_writer_version} of Delta's "
+            f"protocol, this software writes {_WRITER_VERSION}; restore the table as this software made it."
+        )
+
+
+def _require_kept(log: Path, version: int) -> None:
+    """A log that was shortened past the handle's version would take an entry at a number long since used."""
+    if not _entry(log, version).exists() and not list(log.glob(f"{version:020d}.checkpoint*")):
+        raise CommitFailedError(f"Version {version} is no longer in the log.")
+
+
+def _require_unrelated(path: Path, mine: Entry) -> None:
+    for line in path.read_text().splitlines():
+        ((kind, fields),) = json.loads(line).items()
+        values = (fields or {}).get("partitionValues")
+        if (
+            kind in {"metaData", "protocol"}
+            or (kind == "txn" and fields["appId"] in mine.transactions)
+            or (kind in {"add", "remove", "cdc"} and (values is None or _same(values, mine.partition)))
+        ):
+            raise CommitFailedError(f"Another writer was faster: version {int(path.stem)} concerns this commit too.")
+
+
+def _same(values: Mapping[str, str], partition: Mapping[str, str]) -> bool:
+    return all(values.get(column) == value for column, value in partition.items())

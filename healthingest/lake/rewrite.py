@@ -1,0 +1,191 @@
+"""What changes in one partition of a table, by copy on write: only files that hold a changed row are written anew.
+
+delta-rs' merge does the same by a join over the whole partition, in twice the CPU time and with 0.8 KB of memory for
+each row of it (docs/decisions/0010). Here a file is read, changed and written at a time, whatever the table holds.
+"""
+
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import polars as pl
+from deltalake import DeltaTable
+
+from healthingest.errors import AccountingError
+from healthingest.lake.log_entry import Entry, put_entry
+
+#: What happens to a row.
+NEW, CHANGED, GONE = "new", "changed", "gone"
+#: Rows of a data file, about; what is in memory at a time.
+FILE_ROWS = 1_000_000
+_CHANGE_TYPE = "_change_type"
+
+
+@dataclass(frozen=True)
+class DataFile:
+    """A data file of the table's partition."""
+
+    #: Relative to the table, as its log names it.
+    path: str
+    size: int
+    rows: int
+
+
+def files_in(table: DeltaTable, partition: Mapping[str, str]) -> list[DataFile]:
+    """The data files of one partition, as a handle sees them."""
+    adds = pl.DataFrame(table.get_add_actions(flatten=True))
+    if adds.is_empty():
+        return []
+    mine = [pl.col(f"partition.{column}").cast(pl.String) == value for column, value in partition.items()]
+    found = adds.filter(mine).select("path", "size_bytes", "num_records")
+    return [DataFile(*row) for row in found.sort("path").iter_rows()]
+
+
+class Rewrite:
+    """Changes to the rows of one partition, keyed by one column, gathered and then committed at once.
+
+    `add` takes frames with the table's columns and `_change`; a table's row has a key of its own.
+    """
+
+    def __init__(self, root: Path, table: DeltaTable, partition: Mapping[str, str], *, key: str, bounds: str) -> None:
+        """`table` is the handle that the changes were compared with; `bounds` the column whose range the log shows."""
+        self._root, self._table, self._partition = root, table, partition
+        self._key, self._bounds = key, bounds
+        self._types = {n: t for n, t in pl.scan_delta(table).collect_schema().items() if n not in partition}
+        self._columns = list(self._types)
+        self._new: list[pl.DataFrame] = []
+        self._changed: list[pl.DataFrame] = []
+        self._actions: list[dict[str, Any]] = []
+        #: Files of new rows alone, and all files, as far as they were written.
+        self._new_files: list[Path] = []
+        self._written: list[Path] = []
+
+    def add(self, rows: pl.DataFrame) -> None:
+        """Take further changes in; new rows are written as soon as they fill a file, but not published.
+
+        Columns that `rows` lack are null.
+        """
+        rows = self._aligned(rows.lazy(), self._columns, "_change").collect()
+        new = rows.filter(pl.col("_change") == NEW).drop("_change")
+        if new.height:
+            self._new.append(new)
+        if new.height < rows.height:
+            self._changed.append(rows.filter(pl.col("_change") != NEW))
+        if sum(part.height for part in self._new) >= FILE_ROWS:
+            self._write_new()
+
+    def commit(self, transactions: Mapping[str, int], metadata: Mapping[str, str]) -> int:
+        """Publish everything that was added, with transactions and metadata; the new version.
+
+        Raises:
+            CommitFailedError: another writer's commit concerns the partition or a transaction; nothing was published.
+            AccountingError: a row to change is not there exactly once; nothing was published.
+        """
+        try:
+            changed = pl.concat(self._changed) if self._changed else None
+            if changed is not None:
+                self._change(changed)
+            self._write_new()
+            entry = Entry("MERGE" if self._changed else "WRITE", self._partition, self._actions, transactions, metadata)
+            return put_entry(self._root, self._table, entry)
+        except BaseException:
+            self.abandon()
+            raise
+
+    def abandon(self) -> None:
+        """Delete what was written and never published."""
+        for path in self._written:
+            path.unlink(missing_ok=True)
+        self._written.clear()
+
+    def _change(self, changed: pl.DataFrame) -> None:
+        left = changed.select(self._key).unique()
+        if left.height != changed.height:
+            raise AccountingError("A row would be changed twice by one commit; nothing of it was published.")
+        for file in files_in(self._table, self._partition):
+            if not left.height:
+                break
+            touched = self._read(file, [self._key]).join(left, on=self._key, how="semi")
+            if touched.is_empty():
+                continue
+            self._rewrite(file, changed.join(touched, on=self._key, how="semi"), touched.height)
+            left = left.join(touched, on=self._key, how="anti")
+        if left.height:
+            raise AccountingError(f"{left.height} rows to change are not in the table; nothing was published.")
+        # Readers of a commit with change data look at that alone: new rows must stand in it too.
+        self._write_new()
+        for path in self._new_files:
+            self._write_change(pl.read_parquet(path, glob=False), "insert")
+
+    def _rewrite(self, file: DataFile, changed: pl.DataFrame, expected: int) -> None:
+        rows = self._read(file, self._columns)
+        before = rows.join(changed.select(self._key, "_change"), on=self._key, how="inner")
+        if not before.height == changed.height == expected:
+            raise AccountingError("Two rows of the table have one key; nothing was published.")
+        after = changed.filter(pl.col("_change") == CHANGED).select(self._columns)
+        kept = rows.join(changed, on=self._key, how="anti")
+        del rows
+        self._write(pl.concat([kept, after]))
+        self._actions.append({"remove": _removed(file, self._partition)})
+        for change, kind in ((CHANGED, "update_preimage"), (GONE, "delete")):
+            self._write_change(before.filter(pl.col("_change") == change).select(self._columns), kind)
+        self._write_change(after, "update_postimage")
+
+    def _read(self, file: DataFile, columns: list[str]) -> pl.DataFrame:
+        """Columns of a data file; those that came to the table later are null."""
+        return self._aligned(pl.scan_parquet(self._root / file.path, glob=False), columns).collect()
+
+    def _aligned(self, rows: pl.LazyFrame, columns: list[str], *more: str) -> pl.LazyFrame:
+        have = rows.collect_schema()
+        typed = [
+            pl.col(n).cast(self._types[n]) if n in have else pl.lit(None, self._types[n]).alias(n) for n in columns
+        ]
+        return rows.select(*typed, *more)
+
+    def _write_new(self) -> None:
+        if self._new:
+            rows, self._new = pl.concat(self._new), []
+            self._write(rows)
+            self._new_files.append(self._written[-1])
+
+    def _write(self, rows: pl.DataFrame) -> None:
+        if rows.is_empty():
+            return
+        stats = {
+            "numRecords": rows.height,
+            "minValues": {self._bounds: rows[self._bounds].min()},
+            "maxValues": {self._bounds: rows[self._bounds].max()},
+            "nullCount": {self._bounds: rows[self._bounds].null_count()},
+        }
+        written = self._written_to("", rows)
+        self._actions.append({"add": written | {"stats": json.dumps(stats), "modificationTime": _now()}})
+
+    def _write_change(self, rows: pl.DataFrame, kind: str) -> None:
+        if rows.height:
+            written = self._written_to("_change_data/", rows.with_columns(pl.lit(kind).alias(_CHANGE_TYPE)))
+            self._actions.append({"cdc": written | {"dataChange": False}})
+
+    def _written_to(self, folder: str, rows: pl.DataFrame) -> dict[str, Any]:
+        place = "/".join(f"{column}={value}" for column, value in self._partition.items())
+        relative = f"{folder}{place}/part-00000-{uuid4()}-c000.zstd.parquet"
+        path = self._root / relative
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o770)  # the umask takes the group out, an ACL lets it in
+        self._written.append(path)
+        # Level 1: as small as level 3 here, in a third of the time.
+        rows.write_parquet(path, compression="zstd", compression_level=1, statistics=False)
+        return {"path": relative, "partitionValues": self._partition, "size": path.stat().st_size, "dataChange": True}
+
+
+def _removed(file: DataFile, partition: Mapping[str, str]) -> dict[str, Any]:
+    return {
+        "path": file.path, "deletionTimestamp": _now(), "dataChange": True, "extendedFileMetadata": True,
+        "partitionValues": partition, "size": file.size,
+    }  # fmt: skip
+
+
+def _now() -> int:
+    return int(time.time() * 1000)
