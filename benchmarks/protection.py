@@ -70,7 +70,7 @@ def _parts(file: Path) -> dict[str, float]:
     client = platform.pinned_client(delivery)
     keyring, client_id = platform.keyring, client.client_id
     checked = check_delivery(platform, delivery, client, lambda _stage, _seconds: None)
-    members = members_of(delivery, client, checked)
+    members = members_of(checked).frame()
     groups = client.contract.vaulted
     values = members.select("member_token", "_file_id", *groups)
     raw, sealing = checked.rejected["raw"], keyring.derive("rejected", client_id)

@@ -4,7 +4,8 @@ Several deliveries may share a commit: the history of a client then costs one co
 still accounted for as if it had come after those before it in the batch.
 """
 
-from collections.abc import Callable, Sequence
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 
@@ -17,12 +18,13 @@ from healthingest.lake.rewrite import CHANGED, GONE, NEW
 from healthingest.lake.silver import APPLIED, HELD, Snapshot
 from healthingest.model import Counts, Delivery, Outcome, Profile
 from healthingest.platform import Platform
+from healthingest.privacy.tokens import compact
 from healthingest.quality import Judgement
+from healthingest.records.parts import Parts
 from healthingest.supersede import Slot, left_behind, silver_rows, takes_back_too_much
 
 #: Members of a delivery that are always kept: to read them anew costs more than their memory.
 _KEPT = 100_000
-_NO_SIGHTINGS = pl.DataFrame(schema={"member_token": pl.String, "sequence": pl.String})
 #: Times a named stage of the work.
 Stage = Callable[[str], AbstractContextManager[None]]
 
@@ -47,24 +49,57 @@ class Candidate:
 class Members:
     """What a delivery says of its members, as `members_of` gives it; of a large one it is not kept during the commit.
 
-    The merge needs the memory. Should the commit have to be tried again, they are read from bronze anew.
+    The commit needs the memory. Should it have to be tried again, they are read from bronze anew.
     """
 
-    def __init__(self, frame: pl.DataFrame, again: Callable[[], pl.DataFrame]) -> None:
-        """`again` gives the same frame once more."""
-        self._frame: pl.DataFrame | None = frame
+    def __init__(self, parts: Parts, again: Callable[[], Parts]) -> None:
+        """`again` gives the same rows once more."""
+        self._parts: Parts | None = parts
         self._again = again
 
-    def look(self) -> pl.DataFrame:
+    def look(self) -> Parts:
         """The members."""
-        if self._frame is None:
-            self._frame = self._again()
-        return self._frame
+        if self._parts is None:
+            self._parts = self._again()
+        return self._parts
+
+    def keys(self, *, ordered: bool = False) -> pl.DataFrame:
+        """Of each member token and hash (`compact`), and its place in `look`, __row; `sequence`, if `ordered`."""
+        more = ["sequence"] if ordered else []
+        columns = ["member_token", "_content_hash", *more]
+        short = {"token": compact("member_token"), "hash": compact("_content_hash")}
+        return self.look().gather(columns, lambda rows: rows.select(*more, **short)).with_row_index("__row")
+
+    def lowest(self) -> str | None:
+        """The least sequence; None without members."""
+        lows = self.look().gather(["sequence"], lambda rows: rows.select(pl.col("sequence").min()))
+        return lows["sequence"].min()  # type: ignore[return-value]  # a text column
+
+    def picked(self, rows: pl.DataFrame) -> Iterable[pl.DataFrame]:
+        """The members at `__row`, ascending, with `_change` beside each; all at once, or a piece at a time."""
+        parts = self.look()
+        frames = _changing(parts.pick(rows["__row"]), rows["_change"])
+        if not parts.in_memory:
+            return frames
+        together = pl.concat([pl.DataFrame(schema=parts.schema | {"_change": pl.String()}), *frames])
+        return [together if rows.height == parts.height else _copied(together)]
 
     def let_go(self) -> None:
         """Free them if they are many."""
-        if self._frame is not None and self._frame.height > _KEPT:
-            self._frame = None
+        if self._parts is not None and self._parts.in_memory and self._parts.height > _KEPT:
+            self._parts = None
+
+
+def _changing(parts: Parts, change: pl.Series) -> Iterator[pl.DataFrame]:
+    start = 0
+    for rows in parts:
+        yield rows.with_columns(change.slice(start, rows.height).alias("_change"))
+        start += rows.height
+
+
+def _copied(picked: pl.DataFrame) -> pl.DataFrame:
+    # polars' text of picked rows keeps that of all rows alive; by way of Arrow's older layout it is a copy.
+    return pl.DataFrame(picked.to_arrow(compat_level=pl.CompatLevel.oldest()), schema=picked.schema)
 
 
 @dataclass(frozen=True)
@@ -119,13 +154,16 @@ def decide(
         plan = _plan(platform, snapshot, undecided)
         for candidate in undecided:
             candidate.members.let_go()
-    with stage("vault"):
-        _put_values(platform, client, snapshot.number + 1, plan.rows.filter(pl.col("_change") != GONE))
-    sighted()
-    with stage("silver"):
-        said = {file_id: decision.as_dict() for file_id, decision in plan.decisions.items()}
-        # If it fails, the parts stay for maintenance: a commit may have landed although its answer was lost.
-        version = silver.commit(snapshot, said, silver_rows(plan.rows, client))
+    with silver.change(snapshot) as change:
+        with stage("vault"):
+            for rows in plan.rows:
+                _put_values(platform, client, snapshot.number + 1, rows.filter(pl.col("_change") != GONE))
+                change.add(silver_rows(rows, client))
+        sighted()
+        with stage("silver"):
+            said = {file_id: decision.as_dict() for file_id, decision in plan.decisions.items()}
+            # If it fails, the vault's parts stay for maintenance.
+            version = silver.commit(snapshot, said, change)
     return decided | {file_id: replace(d, version=version) for file_id, d in plan.decisions.items()}
 
 
@@ -150,9 +188,9 @@ def recorded(platform: Platform, file_id: str) -> Decision:
 
 @dataclass(frozen=True)
 class _Plan:
-    """Rows to commit (as `members_of`, with `_change`) and what becomes of each delivery."""
+    """Rows to commit (as `members_of`, with `_change`), to be gone through once, and what becomes of each delivery."""
 
-    rows: pl.DataFrame
+    rows: Iterable[pl.DataFrame]
     decisions: dict[str, Decision]
 
 
@@ -161,26 +199,28 @@ def _plan(platform: Platform, snapshot: Snapshot, batch: Sequence[Candidate]) ->
     applied: list[tuple[Candidate, Slot]] = []
     for candidate in batch:
         slot = Slot(snapshot, platform.lake.bronze, candidate.delivery)
-        takes_back = takes_back_too_much(platform, slot, candidate.members.look())
+        takes_back = slot.earlier is not None and takes_back_too_much(platform, slot, candidate.members.keys())
         if takes_back or candidate.judged.holds:
             decisions[candidate.delivery.file_id] = _held(candidate, takes_back=takes_back)
         else:
             applied.append((candidate, slot))
-    known = _known(snapshot, [c for c, _ in applied])
-    state, won = _state(platform, snapshot, [c for c, _ in applied], known), []
+    if not applied:
+        return _Plan([], decisions)
+    state, won = _state(platform, snapshot, [c for c, _ in applied]), []
+    known = state.drop("__latest")
     left = pl.DataFrame(schema={"_change": pl.String})
+    together = len(applied) > 1
     for candidate, slot in applied:
-        members, counts = candidate.members.look(), candidate.outcome.counts
-        current, counts = compared(members, counts, state, superseded=slot.superseded)
+        counts = candidate.outcome.counts
+        current, counts = compared(candidate.members, counts, state, superseded=slot.superseded, ordered=together)
         won.append((candidate, current))
-        if len(applied) > 1:
+        if together:
             state = after(state, current)
         if slot.earlier:
-            left = left_behind(platform, slot, members, current)
+            left = left_behind(platform, slot, candidate.members.look().schema, current)
         message = sentences.of_applied(candidate.judged, counts, candidate.extra_columns, left["_change"])
         decisions[candidate.delivery.file_id] = Decision(APPLIED, counts, candidate.outcome.profile, message)
-    rows = _changed(won, known) if won else batch[0].members.look().clear()
-    return _Plan(pl.concat([rows, left], how="diagonal"), decisions)
+    return _Plan(itertools.chain(_changed(won, known), [left] if left.height else []), decisions)
 
 
 def _held(candidate: Candidate, *, takes_back: bool) -> Decision:
@@ -189,53 +229,51 @@ def _held(candidate: Candidate, *, takes_back: bool) -> Decision:
     return Decision(HELD, counts, candidate.outcome.profile, message)
 
 
-def _known(snapshot: Snapshot, batch: Sequence[Candidate]) -> pl.DataFrame:
-    """What silver says of the batch's members, and maybe of others: member_token, __hash."""
-    known = snapshot.hashes().rename({"_content_hash": "__hash"})
-    if len(batch) <= 1 or known.is_empty():
-        return known
-    return known.join(
-        pl.concat([c.members.look().select("member_token") for c in batch]), on="member_token", how="semi"
-    )
+def _state(platform: Platform, snapshot: Snapshot, batch: Sequence[Candidate]) -> pl.DataFrame:
+    """Before the batch: token, __hash of silver's row, __latest active sighting by others where it matters.
 
-
-def _state(platform: Platform, snapshot: Snapshot, batch: Sequence[Candidate], known: pl.DataFrame) -> pl.DataFrame:
-    """Before the batch: member_token, __hash of silver's row, __latest active sighting by others where it matters."""
+    Of the batch's members, and maybe of others.
+    """
     new = [c.delivery for c in batch]
-    own = pl.concat([_NO_SIGHTINGS, *(c.members.look().select(_NO_SIGHTINGS.columns) for c in batch)])
+    own = pl.concat([c.members.keys().select("token") for c in batch])
+    known = snapshot.hashes(own).rename({"hash": "__hash"})
     latest = platform.lake.sightings.latest_of_others(
-        snapshot.client_id, snapshot.generation, {d.file_id for d in new}, own,
+        snapshot.client_id, snapshot.generation, {d.file_id for d in new},
+        min((low for c in batch if (low := c.members.lowest())), default=None),
         lambda deliveries: snapshot.active(deliveries, platform.lake.bronze, applying=new),
     )  # fmt: skip
     if latest.is_empty():
         return known.with_columns(__latest=pl.lit(None, pl.String))
-    return known.join(latest.rename({"latest": "__latest"}), on="member_token", how="full", coalesce=True)
+    latest = latest.select(token=compact("member_token"), __latest="latest").join(own, on="token", how="semi")
+    return known.join(latest, on="token", how="full", coalesce=True)
 
 
 def compared(
-    members: pl.DataFrame, counts: Counts, state: pl.DataFrame, *, superseded: bool = False
+    members: Members, counts: Counts, state: pl.DataFrame, *, superseded: bool = False, ordered: bool = False
 ) -> tuple[pl.DataFrame, Counts]:
     """What a delivery says that counts, and its whole accounting.
 
-    `state`: member_token, __hash of silver's row, __latest active sighting by others; whom it lacks is new. Of each
-    member that is not stale: member_token, sequence, _content_hash, __hash, and __row, its place in `members`.
+    `state`: token, __hash of silver's row, __latest active sighting by others; whom it lacks is new. Of each member
+    that is not stale: token, hash, __hash, __row, its place in `members`, and, if `ordered`, sequence.
     """
-    own = members.select("member_token", "sequence", "_content_hash").with_row_index("__row")
+    late = state["__latest"].null_count() < state.height
+    own = members.keys(ordered=late or ordered)
+    height = own.height
     if superseded:
         own = own.clear()
     if state.is_empty():
-        current = own.with_columns(__hash=pl.lit(None, pl.String))
+        current = own.with_columns(__hash=pl.lit(None, pl.Int128))
     else:
-        current = own.join(state, on="member_token", how="left", maintain_order="left")
-        if state["__latest"].null_count() < state.height:
+        current = own.join(state, on="token", how="left", maintain_order="left")
+        if late:
             current = current.filter(pl.col("__latest").is_null() | (pl.col("__latest") < pl.col("sequence")))
         current = current.drop("__latest")
     inserted = current["__hash"].null_count()
-    unchanged = int((current["__hash"] == current["_content_hash"]).sum())
+    unchanged = int((current["__hash"] == current["hash"]).sum())
     full = replace(
         counts,
-        duplicates=counts.accepted - counts.suppressed - members.height,
-        stale=members.height - current.height,
+        duplicates=counts.accepted - counts.suppressed - height,
+        stale=height - current.height,
         unchanged=unchanged,
         inserted=inserted,
         updated=current.height - inserted - unchanged,
@@ -247,33 +285,24 @@ def compared(
 
 
 def after(state: pl.DataFrame, current: pl.DataFrame) -> pl.DataFrame:
-    """The state once a delivery of the batch was taken in."""
-    taken = current.select("member_token", __hash="_content_hash", __latest="sequence")
-    return pl.concat([state.join(taken, on="member_token", how="anti"), taken])
+    """The state once a delivery of the batch was taken in; `current` is `ordered`."""
+    taken = current.select("token", __hash="hash", __latest="sequence")
+    return pl.concat([state.join(taken, on="token", how="anti"), taken])
 
 
-def _changed(won: Sequence[tuple[Candidate, pl.DataFrame]], known: pl.DataFrame) -> pl.DataFrame:
+def _changed(won: Sequence[tuple[Candidate, pl.DataFrame]], known: pl.DataFrame) -> Iterable[pl.DataFrame]:
     """The rows that differ from silver's, each from the delivery that wins its member, with `_change`."""
     if len(won) == 1:
         best = won[0][1].with_columns(__by=pl.lit(0, pl.Int32))
     else:
         winners = [current.with_columns(__by=pl.lit(by, pl.Int32)) for by, (_, current) in enumerate(won)]
-        best = pl.concat(winners).sort("sequence").unique("member_token", keep="last").drop("__hash")
-        best = best.join(known, on="member_token", how="left")  # against silver, not the delivery before it
-    best = best.filter(pl.col("__hash").is_null() | (pl.col("__hash") != pl.col("_content_hash")))
+        best = pl.concat(winners).sort("sequence").unique("token", keep="last").drop("__hash")
+        best = best.join(known, on="token", how="left")  # against silver, not the delivery before it
+    best = best.filter(pl.col("__hash").is_null() | (pl.col("__hash") != pl.col("hash")))
     change = pl.when(pl.col("__hash").is_null()).then(pl.lit(NEW)).otherwise(pl.lit(CHANGED))
     best = best.select("__by", "__row", _change=change).sort("__row")
-    parts = [best.filter(pl.col("__by") == by) for by in range(len(won))]
-    return pl.concat(_picked(candidate.members.look(), part) for (candidate, _), part in zip(won, parts, strict=True))
-
-
-def _picked(members: pl.DataFrame, part: pl.DataFrame) -> pl.DataFrame:
-    if part.height == members.height:
-        return members.with_columns(part["_change"])
-    picked = members[part["__row"]]
-    # polars' text of picked rows keeps that of all rows alive; by way of Arrow's older layout it is a copy.
-    copied = pl.DataFrame(picked.to_arrow(compat_level=pl.CompatLevel.oldest()), schema=picked.schema)
-    return copied.with_columns(part["_change"])
+    parts = [best.filter(pl.col("__by") == by).drop("__by") for by in range(len(won))]
+    return itertools.chain(*[candidate.members.picked(part) for (candidate, _), part in zip(won, parts, strict=True)])
 
 
 def _put_values(platform: Platform, client: Client, number: int, rows: pl.DataFrame) -> None:

@@ -256,7 +256,7 @@ def _check(
     judged = judge_quality(quality, checked.counts, delivery, platform.lake.audit, alongside)
     with stages("tokenise"):
         checked, erased = silence(platform, delivery, client, checked)
-        members = Members(members_of(delivery, client, checked), lambda: read_again(platform, delivery))
+        members = Members(members_of(checked), lambda: read_again(platform, delivery))
     outcome = Outcome(
         delivery, "succeeded", fresh=True, counts=checked.counts, max_invalid_ratio=quality.max_invalid_ratio,
         profile=checked.profile, file_breaches=judged.file,

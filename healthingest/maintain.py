@@ -17,6 +17,7 @@ from healthingest.errors import UsageError
 from healthingest.lake.delta import Table
 from healthingest.landing.names import printable
 from healthingest.platform import Platform
+from healthingest.privacy.spool import sweep
 from healthingest.silence import late_records
 
 #: What is kept unless told otherwise; Delta's own default for its log.
@@ -137,6 +138,7 @@ def _abandoned(platform: Platform) -> Step:
                 if path.stat().st_mtime < oldest:
                     path.unlink()
                     removed += 1
+    removed += sweep(platform.lake.spool, _ABANDONED)
     return Step("temporary files", removed, f"{removed} left behind by processes that died, deleted")
 
 

@@ -16,10 +16,16 @@ from healthingest.platform import Platform
 from healthingest.privacy import tokens
 from healthingest.privacy.generalize import generalize
 from healthingest.privacy.keyring import Keyring
+from healthingest.privacy.spool import Spool
+from healthingest.privacy.tokens import compact
 from healthingest.records.check import Checked, Clock, check_records
 from healthingest.records.damage import RECORD_NO
+from healthingest.records.parts import Aside, Parts
 from healthingest.records.read import RecordReader
 from healthingest.silence import silence
+
+#: Lines of a file from which on its accepted records wait on disk, encrypted.
+_LARGE = 1_500_000
 
 
 def check_delivery(platform: Platform, delivery: Delivery, client: Client, clock: Clock) -> Checked:
@@ -32,12 +38,13 @@ def check_delivery(platform: Platform, delivery: Delivery, client: Client, clock
     if registered is None:
         raise PermanentError("The delivery is not in bronze; drop the file into the landing zone again.")
     opens = partial(platform.lake.bronze.open, delivery)
-    return check_bytes(opens, registered.facts, delivery, client, clock, platform.keyring)
+    aside = Spool(platform.lake.spool) if registered.facts.physical_lines > _LARGE else None
+    return check_bytes(opens, registered.facts, delivery, client, clock, platform.keyring, aside)
 
 
 def check_bytes(
     open_bytes: Callable[[], IO[bytes]], facts: Facts, delivery: Delivery, client: Client, clock: Clock,
-    keyring: Keyring,
+    keyring: Keyring, aside: Aside | None = None,
 ) -> Checked:  # fmt: skip
     """The same for bytes that lie anywhere; `facts` is what the pre-flight found in them."""
     with ExitStack() as opened:
@@ -46,7 +53,7 @@ def check_bytes(
             return RecordReader(opened.enter_context(open_bytes()), facts, client)
 
         finish = partial(_of_members, delivery, client, keyring)
-        checked = check_records(open_reader, client, delivery.creation_date, clock, finish)
+        checked = check_records(open_reader, client, delivery.creation_date, clock, finish, aside)
     counts = checked.counts
     if counts.records != counts.accepted + counts.rejected:
         raise AccountingError(
@@ -55,20 +62,25 @@ def check_bytes(
     return checked
 
 
-def read_again(platform: Platform, delivery: Delivery) -> pl.DataFrame:
+def read_again(platform: Platform, delivery: Delivery) -> Parts:
     """What a delivery says of its members, from bronze: the same at any time, since it is pinned to its config."""
     client = platform.pinned_client(delivery)
     checked = check_delivery(platform, delivery, client, lambda _stage, _seconds: None)
     checked, _ = silence(platform, delivery, client, checked)
-    return members_of(delivery, client, checked)
+    return members_of(checked)
 
 
-def members_of(delivery: Delivery, client: Client, checked: Checked) -> pl.DataFrame:
+def members_of(checked: Checked) -> Parts:
     """One row per member of the delivery, its last record: silver's columns, the vault's, and `sequence`."""
     rows = checked.accepted
-    if rows["member_token"].n_unique() < rows.height:  # mostly not; and both steps are dear on a large file
-        rows = rows.sort("sequence").unique("member_token", keep="last", maintain_order=True)
-    return rows.with_columns(_file_id=pl.lit(delivery.file_id), _contract=pl.lit(client.contract.name))
+    if rows.gather(["member_token"], lambda some: some.select(compact("member_token"))).n_unique() == rows.height:
+        return rows  # mostly
+    ranked = rows.gather(
+        ["member_token", "creation_date", RECORD_NO],
+        lambda some: some.select("creation_date", RECORD_NO, token=compact("member_token")),
+    ).with_row_index("__row")
+    last = ranked.sort("creation_date", RECORD_NO).unique("token", keep="last")
+    return rows.pick(last["__row"].sort())
 
 
 def _of_members(delivery: Delivery, client: Client, keyring: Keyring, accepted: pl.DataFrame) -> pl.DataFrame:
@@ -89,4 +101,7 @@ def _of_members(delivery: Delivery, client: Client, keyring: Keyring, accepted: 
     )
     hashed = [*derived, *(c.name for c in contract.columns if not c.policy.drop)]
     hashes = tokens.content_hash(keyring, client.client_id, rows, hashed)
-    return rows.with_columns(hashes, creation_date=pl.col("__record_date")).drop("__record_date")
+    return rows.with_columns(
+        hashes, creation_date=pl.col("__record_date"), _file_id=pl.lit(delivery.file_id),
+        _contract=pl.lit(client.contract.name),
+    ).drop("__record_date")  # fmt: skip

@@ -13,7 +13,7 @@ import polars as pl
 
 from healthingest.bulk import OnFile, in_sequence
 from healthingest.contracts.clients import Client
-from healthingest.decide import after, compared
+from healthingest.decide import Members, after, compared
 from healthingest.errors import ConfigError, HealthingestError, PermanentError, UnroutableError
 from healthingest.lake.silver import Snapshot
 from healthingest.landing.names import printable
@@ -21,6 +21,7 @@ from healthingest.members import check_bytes, members_of
 from healthingest.model import Counts, Delivery
 from healthingest.platform import Platform
 from healthingest.privacy import tokens
+from healthingest.privacy.tokens import compact
 from healthingest.quality import judge_quality
 from healthingest.silence import without_erased
 
@@ -83,8 +84,8 @@ def _foretell(platform: Platform, path: Path, states: dict[str, pl.DataFrame]) -
         return Planned(routed.name, client.client_id, "held", checked.counts, " ".join(said))
     if client.client_id not in states:
         states[client.client_id] = _state(platform, client, snapshot)
-    members = members_of(delivery, client, checked)
-    current, counts = compared(members, checked.counts, states[client.client_id])
+    members = Members(parts := members_of(checked), lambda: parts)
+    current, counts = compared(members, checked.counts, states[client.client_id], ordered=True)
     states[client.client_id] = after(states[client.client_id], current)
     return Planned(routed.name, client.client_id, "succeeded", counts, " ".join(said) or None)
 
@@ -95,15 +96,16 @@ def _snapshot(platform: Platform, client: Client) -> Snapshot | None:
 
 
 def _state(platform: Platform, client: Client, snapshot: Snapshot | None) -> pl.DataFrame:
-    """What is known of all members of a client: member_token, __hash, __latest."""
-    columns = {"member_token": pl.String, "__hash": pl.String, "__latest": pl.String}
+    """What is known of all members of a client: token, __hash, __latest."""
+    columns = {"token": pl.Int128, "__hash": pl.Int128, "__latest": pl.String}
     if snapshot is None:
         return pl.DataFrame(schema=columns)
     latest = platform.lake.sightings.latest(
         client.client_id, snapshot.generation, lambda some: snapshot.active(some, platform.lake.bronze)
     )
-    known = snapshot.hashes().join(latest, on="member_token", how="full", coalesce=True)
-    return known.select("member_token", __hash="_content_hash", __latest="latest")
+    seen = latest.select("latest", token=compact("member_token"))
+    known = snapshot.hashes().join(seen, on="token", how="full", coalesce=True)
+    return known.select("token", __hash="hash", __latest="latest")
 
 
 def plain(planned: Planned) -> dict[str, object]:

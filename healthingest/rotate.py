@@ -96,7 +96,7 @@ def leftovers(platform: Platform, client_id: str) -> dict[str, int]:
         "quarantine": lake.quarantine.older(client_id, platform.keyring),
         "vault": len(lake.vault.older(client_id)),
         "sightings": lake.sightings.of_client(client_id, None, ["generation"], pl.col("generation") != latest).height,
-        "silver": 0 if snapshot is None or in_force in {None, latest} else snapshot.hashes().height or 1,
+        "silver": 0 if snapshot is None or in_force in {None, latest} else snapshot.rows or 1,
     }
 
 

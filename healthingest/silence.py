@@ -36,10 +36,11 @@ def silence(platform: Platform, delivery: Delivery, client: Client, checked: Che
 def without_erased(platform: Platform, client_id: str, checked: Checked) -> Checked:
     """What was checked, without the accepted records of erased members; `silence` says how they count."""
     names = names_of_erased(platform, client_id)
-    gone = names(checked.accepted["member_id"]) if names else None
-    if gone is None or not gone.any():
+    ids = checked.accepted.column("member_id") if names else None
+    gone = names(ids) if names and ids is not None else None
+    if ids is None or gone is None or not gone.any():
         return checked
-    members = checked.accepted.filter(gone)["member_id"].n_unique()
+    members = ids.filter(gone).n_unique()
     counts = replace(checked.counts, suppressed=checked.counts.suppressed + members)
     return replace(checked, accepted=checked.accepted.filter(~gone), counts=counts)
 

@@ -20,6 +20,7 @@ from healthingest.lake.silver import Snapshot, readable_columns
 from healthingest.members import read_again
 from healthingest.model import Delivery
 from healthingest.platform import Platform
+from healthingest.privacy.tokens import compact
 from healthingest.records.damage import RECORD_NO
 
 
@@ -51,39 +52,38 @@ class Slot:
 
 
 def takes_back_too_much(platform: Platform, slot: Slot, members: pl.DataFrame) -> bool:
-    """Whether a delivery drops more members of the one it replaces than it brings: mostly it is a truncated file.
+    """Whether a delivery (`members`: token) drops more members of the one it replaces than it brings.
 
-    Decided by the deliveries of the slot alone, which are decided in their order: what other deliveries say of those
-    members depends on which of them came already, and silver must not.
+    Mostly it is a truncated file. Decided by the deliveries of the slot alone, which are decided in their order: what
+    other deliveries say of those members depends on which of them came already, and silver must not.
     """
-    if slot.earlier is None:
-        return False
     before = platform.lake.sightings.of_client(
         slot.delivery.client_id, slot.snapshot.generation, ["member_token"], pl.col("file_id") == slot.earlier
     )
-    return before.join(members, on="member_token", how="anti").height > members.height
+    return before.select(token=compact("member_token")).join(members, on="token", how="anti").height > members.height
 
 
-def left_behind(platform: Platform, slot: Slot, members: pl.DataFrame, current: pl.DataFrame) -> pl.DataFrame:
+def left_behind(platform: Platform, slot: Slot, columns: pl.Schema, current: pl.DataFrame) -> pl.DataFrame:
     """Members of the superseded delivery that the new one does not decide, if their row changes.
 
     They are those that it does not name, and those for whom its record is `stale`: of records that are ordered by a
-    date of their own, the superseded delivery's may have been later than all others. `members` is the new delivery's,
-    `current` (member_token) that part of it that is not stale. Given as `members`, with `_change`: `gone` where no
+    date of their own, the superseded delivery's may have been later than all others. `current` (token) is that part
+    of the new delivery that is not stale. Given in `columns`, those of `members_of`, with `_change`: `gone` where no
     other delivery names a member, `changed` with the row that the best of the others gives.
     """
-    columns = pl.DataFrame(schema=members.schema | {"_change": pl.String()})
-    if slot.earlier is None:
-        return columns
-    client_id = slot.delivery.client_id
-    rows = platform.lake.sightings.of_client(client_id, slot.snapshot.generation)
-    alone = rows.filter(pl.col("file_id") == slot.earlier).join(current, on="member_token", how="anti")
-    best = _best(rows.join(alone.select("member_token"), on="member_token", how="semi"), slot)
-    known = slot.snapshot.hashes().join(alone.select("member_token"), on="member_token", how="semi")
-    gone = known.join(best, on="member_token", how="anti").select("member_token", _change=pl.lit(GONE))
-    fallen = best.join(known, on="member_token").filter(pl.col("content_hash") != pl.col("_content_hash"))
+    client_id, token = slot.delivery.client_id, compact("member_token")
+    rows = platform.lake.sightings.of_client(client_id, slot.snapshot.generation).with_columns(token=token)
+    alone = (
+        rows.filter(pl.col("file_id") == slot.earlier).join(current, on="token", how="anti").select("token").unique()
+    )
+    best = _best(rows.join(alone, on="token", how="semi"), slot).with_columns(hash=compact("content_hash"))
+    known = slot.snapshot.hashes().rename({"hash": "__hash"}).join(alone, on="token", how="semi")
+    lost = known.join(best, on="token", how="anti").select("token")
+    gone = rows.join(lost, on="token", how="semi").unique("token").select("member_token", _change=pl.lit(GONE))
+    fallen = best.join(known, on="token").filter(pl.col("hash") != pl.col("__hash"))
     given = [_rows_of(platform, client_id, part) for part in fallen.partition_by("file_id")]
-    return pl.concat([columns, gone, *given], how="diagonal_relaxed")
+    empty = pl.DataFrame(schema=columns | {"_change": pl.String()})
+    return pl.concat([empty, gone, *given], how="diagonal_relaxed")
 
 
 def _best(sightings: pl.DataFrame, slot: Slot) -> pl.DataFrame:
@@ -98,7 +98,8 @@ def _rows_of(platform: Platform, client_id: str, wanted: pl.DataFrame) -> pl.Dat
     registered = platform.lake.bronze.find(client_id, file_id)
     if registered is None:
         raise PermanentError(f"Delivery {file_id} is not in bronze, but members fall back to it; restore bronze.")
-    rows = read_again(platform, registered.delivery).join(wanted, on="member_token", how="semi")
+    named = read_again(platform, registered.delivery)
+    rows = pl.concat([some.join(wanted, on="member_token", how="semi") for some in named])
     if rows.height != wanted.height:
         raise PermanentError(f"Delivery {file_id} in bronze no longer gives what was sighted of it; restore bronze.")
     return rows.with_columns(_change=pl.lit(CHANGED))

@@ -1,6 +1,7 @@
 """All tables and folders of one installation, bound to its output folder and keyring."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import polars as pl
 
@@ -33,6 +34,8 @@ class Lake:
     holds: Ledger
     exclusion: Exclusion
     keyring: Keyring
+    #: Where rows of large deliveries wait while they are worked on (`privacy.spool`).
+    spool: Path
 
     def require_whole(self) -> None:
         """Refuse to go on where a table is gone that others say was there; a new one would hide the loss.
@@ -69,4 +72,5 @@ class Lake:
             holds=Ledger(root / "checkpoint" / "holds", keyring),
             exclusion=Exclusion(root / "checkpoint" / "locks"),
             keyring=keyring,
+            spool=root / "checkpoint" / "spool",
         )

@@ -9,7 +9,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 from uuid import uuid4
 
 import polars as pl
@@ -32,7 +32,8 @@ class DataFile:
     #: Relative to the table, as its log names it.
     path: str
     size: int
-    rows: int
+    #: None where its writer did not say.
+    rows: int | None
 
 
 def files_in(table: DeltaTable, partition: Mapping[str, str]) -> list[DataFile]:
@@ -91,10 +92,20 @@ class Rewrite:
                 self._change(changed)
             self._write_new()
             entry = Entry("MERGE" if self._changed else "WRITE", self._partition, self._actions, transactions, metadata)
-            return put_entry(self._root, self._table, entry)
+            version = put_entry(self._root, self._table, entry)
         except BaseException:
             self.abandon()
             raise
+        self._written.clear()
+        return version
+
+    def __enter__(self) -> Self:
+        """The same."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Leave nothing of what was not committed."""
+        self.abandon()
 
     def abandon(self) -> None:
         """Delete what was written and never published."""

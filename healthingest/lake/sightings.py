@@ -5,6 +5,7 @@ text that sorts as records rank: record's date, file's date, suffix, slot, deliv
 """
 
 from collections.abc import Callable, Collection, Iterable
+from functools import partial
 from pathlib import Path
 
 import polars as pl
@@ -12,6 +13,7 @@ from deltalake import DeltaTable
 
 from healthingest.lake.delta import Table
 from healthingest.model import Delivery
+from healthingest.records.parts import Parts
 
 SCHEMA = pl.Schema(
     {
@@ -61,12 +63,12 @@ class Sightings(Table):
             configuration={"delta.dataSkippingStatsColumns": "sequence"},
         )
 
-    def put(self, batch: Iterable[tuple[Delivery, pl.DataFrame]], generation: int) -> None:
+    def put(self, batch: Iterable[tuple[Delivery, Parts]], generation: int) -> None:
         """Store the sightings of some deliveries under one generation of keys, once, in one commit.
 
-        Their frames have member_token, _content_hash, sequence (String).
+        Their rows have member_token, _content_hash, sequence (String).
         """
-        self.append_once({_app_id(d.file_id, generation): _rows(d, seen, generation) for d, seen in batch})
+        self.append_once({_app_id(d.file_id, generation): seen.map(partial(_rows, d, generation)) for d, seen in batch})
 
     def of_client(
         self, client_id: str, generation: int | None, columns: list[str] | None = None, where: pl.Expr | None = None
@@ -76,16 +78,16 @@ class Sightings(Table):
         return self.frame(columns, mine if where is None else mine & where)
 
     def latest_of_others(
-        self, client_id: str, generation: int | None, file_ids: Collection[str], own: pl.DataFrame,
+        self, client_id: str, generation: int | None, file_ids: Collection[str], lowest: str | None,
         active: Callable[[pl.DataFrame], pl.Series],
     ) -> pl.DataFrame:  # fmt: skip
-        """The latest active sighting of members of `own` in other deliveries than these: member_token, latest.
+        """The latest active sighting of each member in other deliveries than these: member_token, latest.
 
-        `own` has member_token and sequence; whoever was seen earlier only, than the earliest of `own`, may be left
-        out. `active` takes deliveries (file_id, file_name) and says of each whether it is active.
+        Whoever was seen earlier only than `lowest`, a sequence, may be left out. `active` takes deliveries (file_id,
+        file_name) and says of each whether it is active.
         Files that hold only earlier sightings are not opened: on a day in order that is all of them.
         """
-        files = self._files_reaching(client_id, str(own["sequence"].min())[:_RANK]) if own.height else []
+        files = self._files_reaching(client_id, lowest[:_RANK]) if lowest else []
         if not files:
             return pl.DataFrame(schema={"member_token": pl.String, "latest": pl.String})
         others = (
@@ -94,8 +96,7 @@ class Sightings(Table):
             .select("file_id", "file_name", "member_token", "sequence")
             .collect()
         )
-        latest = only_active(others, active).group_by("member_token").agg(pl.col("sequence").max().alias("latest"))
-        return latest.join(own, on="member_token", how="semi")
+        return only_active(others, active).group_by("member_token").agg(pl.col("sequence").max().alias("latest"))
 
     def last_seen(
         self, client_id: str, generation: int | None, active: Callable[[pl.DataFrame], pl.Series]
@@ -137,7 +138,7 @@ def _mine(client_id: str, generation: int | None) -> pl.Expr:
     return (pl.col("client_id") == client_id) & _of(generation)
 
 
-def _rows(delivery: Delivery, seen: pl.DataFrame, generation: int) -> pl.DataFrame:
+def _rows(delivery: Delivery, generation: int, seen: pl.DataFrame) -> pl.DataFrame:
     return seen.select(
         client_id=pl.lit(delivery.client_id),
         file_id=pl.lit(delivery.file_id),

@@ -45,6 +45,11 @@ def content_hash(keyring: Keyring, client_id: str, frame: pl.DataFrame, columns:
     return _hmac(text, keyring.derive("content_hash", client_id)).alias("_content_hash")
 
 
+def compact(column: str) -> pl.Expr:
+    """Tokens or hashes (32 hex digits) as Int128: the same 16 bytes in a third of the memory, and joined faster."""
+    return pl.col(column).str.decode("hex").bin.reinterpret(dtype=pl.Int128, endianness="big")
+
+
 def ledger_entry(keyring: Keyring, client_id: str, member_id: pl.Series) -> pl.Series:
     """Names of normalised member ids in the ledger of erasures (String of 32 hex digits); unrelated to their tokens."""
     frame = pl.select(pl.lit(f"er1{_SEPARATOR}{client_id}{_SEPARATOR}") + member_id)

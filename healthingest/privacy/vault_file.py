@@ -7,7 +7,9 @@ another's place does not open.
 
 import re
 import secrets
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Literal
 
 import polars as pl
 
@@ -32,9 +34,27 @@ def write_encrypted(frame: pl.DataFrame, path: Path, keyring: Keyring, client_id
         raise KeyringError(f"Column {astray[0]} belongs to no column group; it would be stored in clear.")
     footer = _key(keyring, "footer", client_id, name)
     keys = {c: footer if g == "footer" else _key(keyring, str(g), client_id, name) for c, g in groups.items()}
-    properties = pl.ParquetEncryptionProperties(footer_key=footer, column_keys=keys, aad_prefix=_aad(client_id, name))
-    frame.write_parquet(path, compression="zstd", statistics=False, encryption=properties)
+    write_under(frame, path, footer, keys, aad=_aad(client_id, name))
+
+
+def write_under(
+    frame: pl.DataFrame, path: Path, footer: bytes, keys: Mapping[str, bytes], *, aad: bytes,
+    compression: Literal["zstd", "lz4"] = "zstd",
+) -> None:  # fmt: skip
+    """Write a frame with every column under the key that `keys` has for it.
+
+    Raises:
+        KeyringError: what was written is not encrypted.
+    """
+    properties = pl.ParquetEncryptionProperties(footer_key=footer, column_keys=dict(keys), aad_prefix=aad)
+    frame.write_parquet(path, compression=compression, statistics=False, encryption=properties)
     require_encrypted(path)
+
+
+def scan_under(path: Path, footer: bytes, keys: Mapping[str, bytes], *, aad: bytes) -> pl.LazyFrame:
+    """Open what `write_under` wrote; of columns without a key only the name can be had."""
+    properties = pl.ParquetDecryptionProperties(footer_key=footer, column_keys=dict(keys), aad_prefix=aad)
+    return pl.scan_parquet(path, decryption=properties, glob=False)
 
 
 def scan_encrypted(path: Path, keyring: Keyring, client_id: str, *, name: str) -> pl.LazyFrame:
@@ -69,10 +89,7 @@ def _columns(path: Path, keyring: Keyring, client_id: str, name: str) -> list[st
 
 
 def _scan(path: Path, keys: dict[str, bytes], client_id: str, name: str) -> pl.LazyFrame:
-    properties = pl.ParquetDecryptionProperties(
-        footer_key=keys[FOOTER_COLUMNS[0]], column_keys=keys, aad_prefix=_aad(client_id, name)
-    )
-    return pl.scan_parquet(path, decryption=properties, glob=False)
+    return scan_under(path, keys[FOOTER_COLUMNS[0]], keys, aad=_aad(client_id, name))
 
 
 def _group(column: str) -> str | None:

@@ -17,6 +17,7 @@ import polars as pl
 from healthingest.contracts.clients import Client
 from healthingest.model import Counts, Filled, Profile
 from healthingest.records.damage import RECORD_NO, REJECTED_SCHEMA
+from healthingest.records.parts import Aside, Parts
 from healthingest.records.read import Batch, RecordReader
 from healthingest.records.reasons import Reason, count_pairs, count_reasons
 from healthingest.records.standardize import standardize
@@ -51,7 +52,7 @@ class CheckedBatch:
 class Checked:
     """What became of a delivery's records: `accepted` and `rejected` as in a batch."""
 
-    accepted: pl.DataFrame
+    accepted: Parts
     rejected: pl.DataFrame
     #: Line counts, records, accepted, rejected, malformed, warned.
     counts: Counts
@@ -61,20 +62,26 @@ class Checked:
 
 def check_records(
     open_reader: Callable[[], RecordReader], client: Client, delivery_date: date, clock: Clock,
-    finish: Finish = lambda accepted: accepted,
+    finish: Finish = lambda accepted: accepted, aside: Aside | None = None,
 ) -> Checked:  # fmt: skip
     """Run a whole file through reading, transforming, standardising and validating, and what `finish` does.
 
-    `open_reader` starts at the file's beginning each time it is called; `clock` is told the seconds of each stage.
-    Raises what the reader and the validator raise; then nothing counts.
+    `open_reader` starts at the file's beginning each time it is called; `clock` is told the seconds of each stage;
+    accepted records wait in `aside`, or in memory. Raises what the reader and the validator raise; then nothing counts.
     """
     duplicates: Mapping[str, pl.Series] = {}
     if any(rule.unique for rule in client.rules):
         duplicates = _timed(clock, "read", lambda: find_duplicates(open_reader(), client))
     reader = open_reader()
-    batches = list(checked_batches(reader, client, delivery_date, clock, duplicates, finish))
     columns = {RECORD_NO: pl.Int64} | dict.fromkeys(client.contract.column, pl.String)
-    good = pl.concat([finish(pl.DataFrame(schema=columns)), *(b.accepted for b in batches)], rechunk=True)
+    empty, batches = finish(pl.DataFrame(schema=columns)), []
+
+    def accepted() -> Iterator[pl.DataFrame]:
+        for batch in checked_batches(reader, client, delivery_date, clock, duplicates, finish):
+            batches.append(replace(batch, accepted=empty))
+            yield batch.accepted
+
+    good = Parts.of(empty, accepted(), aside)
     bad = pl.concat([pl.DataFrame(schema=REJECTED_SCHEMA), *(b.rejected for b in batches)], rechunk=True)
     read = reader.line_counts()
     counts = replace(

@@ -72,7 +72,7 @@ def check(data: str | bytes, client: Client | None = None) -> Result:
     done = check_records(lambda: reader_of(data, client), client, DAY, lambda *_: None)
     bad = done.rejected.to_dicts()
     result = Result(
-        {row.pop(RECORD_NO): row for row in done.accepted.to_dicts()},
+        {row.pop(RECORD_NO): row for row in done.accepted.frame().to_dicts()},
         {row[RECORD_NO]: {(r["column"], r["rule"], r["kind"]) for r in row["reasons"]} for row in bad},
         {row[RECORD_NO]: row["raw"] for row in bad},
         {row[RECORD_NO]: (row["line_no"], row["lines"]) for row in bad},
