@@ -1,7 +1,7 @@
 """What changes in one partition of a table, by copy on write: only files that hold a changed row are written anew.
 
 delta-rs' merge does the same by a join over the whole partition, in twice the CPU time and with 0.8 KB of memory for
-each row of it (docs/decisions/0010). Here a file is read, changed and written at a time, whatever the table holds.
+each row of it (docs/decisions/0011). Here a file is read, changed and written at a time, whatever the table holds.
 """
 
 import json

@@ -8,8 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from healthingest import members
 from healthingest.ingest import ingest_many, register
+from healthingest.lake import rewrite
 from healthingest.model import Delivery
+from healthingest.records import parts
 from healthingest_tests.conftest import drop, examples
 from healthingest_tests.histories import change_feed_is_real, expected, found, history_of, new_home
 
@@ -43,7 +46,16 @@ def in_any_order(root: Path, files: list[tuple[str, str]], chance: random.Random
     return found(home)
 
 
+_SIZES = members._LARGE, parts.PIECE_ROWS, rewrite.FILE_ROWS
+
+
+def in_pieces(*, small: bool) -> None:
+    """Make every delivery one that is too large for memory, a piece of it two rows and a file of silver three."""
+    members._LARGE, parts.PIECE_ROWS, rewrite.FILE_ROWS = (-1, 2, 3) if small else _SIZES
+
+
 def try_one(root: Path, seed: int) -> None:
+    in_pieces(small=seed % 3 == 0)
     files = history_of(random.Random(seed))
     assert in_any_order(root / str(seed), files, random.Random(-seed)) == expected(files), f"seed {seed}"
 
