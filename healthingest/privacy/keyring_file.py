@@ -42,6 +42,8 @@ ID_FILE = "keyring.id"
 GENERATIONS_FILE = "keyring.generations"
 #: Folders of the output that hold what only the right keyring can read or continue.
 _DATA = ("bronze", "checkpoint", "quarantine", "silver", "vault")
+#: Folders of a client's own that hold, below the output folder, what only its keys can read or continue.
+_DATA_OF_CLIENT = ("bronze/{}", "vault/client_id={}", "checkpoint/erasures/{}", "checkpoint/holds/{}")
 _FORMAT = 2
 _NONCE = 12
 
@@ -74,11 +76,12 @@ def init_keyring(places: Places, kek: str | None = None) -> Path:
 def give_keys(places: Places, keyring: Keyring, clients: Mapping[str, Iterable[str]]) -> Keyring:
     """The keyring with keys for each client and its column groups; what was missing is made, stored and said on stderr.
 
-    A client that may get none (it has data whose keys are gone, its keys were destroyed) stays without, and so do all
-    where the keyring cannot be written: whatever needs such a key says so. A role's keyring is never added to.
+    What may be lost instead (the client has data that it would be for) is not made anew, nor for a client whose keys
+    were destroyed, nor where the keyring cannot be written: whatever needs such a key says so. A role's keyring is
+    never added to.
     """
-    new = _lacking(places, keyring, clients)
-    if not new or keyring.role is not None:
+    new = _lacking(places, keyring, clients) if keyring.role is None else {}
+    if not new:
         return keyring
     first = not keyring.clients
 
@@ -154,14 +157,35 @@ def _lacking(places: Places, keyring: Keyring, clients: Mapping[str, Iterable[st
         client: [p for p in (*CLIENT_PURPOSES, *sorted(map(vault_purpose, groups))) if not keyring.holds(p, client)]
         for client, groups in clients.items()
     }
-    return {
-        client: purposes for client, purposes in wanted.items()
-        if purposes and client not in keyring.destroyed and (client in keyring.keys or not _has_data(places, client))
+    may_get = {
+        client: [p for p in purposes if _is_new(places, keyring, client, p)]
+        for client, purposes in wanted.items() if purposes and client not in keyring.destroyed
     }  # fmt: skip
+    return {client: purposes for client, purposes in may_get.items() if purposes}
 
 
-def _has_data(places: Places, client: str) -> bool:
-    return any(p.exists() for p in (places.output / "bronze" / client, places.output / "vault" / f"client_id={client}"))
+def _is_new(places: Places, keyring: Keyring, client: str, purpose: str) -> bool:
+    """Whether nothing of a client can be under a key that is not held: it was never made, and is not lost."""
+    if not any((places.output / folder.format(client)).exists() for folder in _DATA_OF_CLIENT):
+        return True
+    return (
+        client in keyring.keys
+        and purpose not in CLIENT_PURPOSES
+        and not _vault_may_hold(places, keyring, client, purpose)
+    )
+
+
+def _vault_may_hold(places: Places, keyring: Keyring, client: str, purpose: str) -> bool:
+    """Whether a client's vault has values of a column group, or cannot be looked at."""
+    from polars.exceptions import PolarsError  # here: it takes long to load, and keys are seldom new
+
+    from healthingest.privacy.vault_file import groups_of
+
+    parts = (places.output / "vault" / f"client_id={client}").glob("*.parquet")
+    try:
+        return any(purpose in map(vault_purpose, groups_of(p, keyring, client, name=p.name)) for p in parts)
+    except (KeyringError, OSError, PolarsError):
+        return True
 
 
 # --- opening ------------------------------------------------------------------------------------------------------

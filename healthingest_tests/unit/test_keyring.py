@@ -20,6 +20,8 @@ import pytest
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
+from healthingest import read_silver
+from healthingest.erase import Request, erase_member
 from healthingest.errors import KeyringError
 from healthingest.places import Places
 from healthingest.platform import Platform
@@ -35,7 +37,7 @@ from healthingest.privacy.keyring_file import (
     relock,
     write_copy,
 )
-from healthingest_tests.conftest import csv_of, deliver, install, line, places_in
+from healthingest_tests.conftest import configure, csv_of, deliver, install, line, places_in
 
 CLIENTS = {"acme": ["identity", "contact"], "globex": ["identity"]}
 
@@ -256,6 +258,41 @@ def test_a_client_with_data_whose_keys_are_gone_gets_no_new_ones_and_others_go_o
     with pytest.raises(KeyringError, match=r"of globex; .*restore its latest backup"):
         deliver(home, "globex_20250107.csv", csv_of(line("M1")))
     assert deliver(home, "acme_20250107.csv", csv_of(line("M1"))).status == "succeeded"
+    assert home.places.keyring.read_bytes() == backup
+
+
+@pytest.mark.parametrize("purpose", [*CLIENT_PURPOSES, "vault/identity"])
+def test_a_key_that_a_client_with_data_has_lost_is_said_and_not_made_anew(
+    home: Platform, purpose: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    deliver(home, "acme_20250106.csv", csv_of(line("M1")))
+    body = json.loads(home.places.keyring.read_text())
+    del body["keys"]["acme"][purpose]
+    home.places.keyring.write_text(json.dumps(body))
+    capsys.readouterr()
+    assert not Platform.open(home.places).keyring.holds(purpose, "acme")
+    assert capsys.readouterr().err == ""
+    assert json.loads(home.places.keyring.read_text()) == body
+    assert keyring_status(home.places)["missing"] or purpose == "vault/identity"
+
+
+def test_a_backup_from_before_a_column_group_had_values_does_not_get_another_key_for_it(home: Platform) -> None:
+    backup = home.places.keyring.read_bytes()
+    home = configure(home, "client_id: acme\npolicies: {phone_number: {vault: phones}}\n")
+    assert deliver(home, "acme_20250106.csv", csv_of(line("M1"))).status == "succeeded"
+    home.places.keyring.write_bytes(backup)
+    with pytest.raises(KeyringError, match=r"no key for vault/phones of acme; .*restore its latest backup"):
+        read_silver(role="operations", places=home.places).collect()
+    assert home.places.keyring.read_bytes() == backup
+
+
+def test_a_client_of_whom_somebody_was_erased_never_gets_a_second_key_for_the_ledger(home: Platform) -> None:
+    backup = home.places.keyring.read_bytes()
+    (home.places.configs / "globex.yaml").write_text("client_id: globex\n")
+    erase_member(Platform.open(home.places), "globex", "M1", Request(wait=0))
+    home.places.keyring.write_bytes(backup)
+    with pytest.raises(KeyringError, match=r"no key for .* of globex"):
+        deliver(Platform.open(home.places), "globex_20250106.csv", csv_of(line("M1"), line("M2")))
     assert home.places.keyring.read_bytes() == backup
 
 
