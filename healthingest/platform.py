@@ -1,5 +1,6 @@
 """One installation, opened: its places, clients, keys and tables. The first thing every command and run makes."""
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -42,11 +43,11 @@ class Platform:
         places = places or Places.from_env()
         clients = load_clients(places)
         groups = {client_id: clients.clients[client_id].contract.groups for client_id in clients.active}
-        keyring = give_keys(places, open_keyring(places), groups)
+        keyring, seen = _keyring_of(places, groups)
         lake = Lake.of(places, keyring)
         if whole:
             lake.require_whole()
-        return cls(places, clients, keyring, lake, _stamp=stamp(places))
+        return cls(places, clients, keyring, lake, _stamp=seen)
 
     def current(self, client_id: str) -> "Platform":
         """The same with the keys that a client has now: they may have been rotated since this was opened.
@@ -95,3 +96,15 @@ class Platform:
             UnroutableError: it cannot be read.
         """
         return tokens.file_id(self.keyring, name or path.name, self.lake.bronze.digest(path))
+
+
+def _keyring_of(places: Places, groups: Mapping[str, Iterable[str]]) -> tuple[Keyring, tuple[int, int, int]]:
+    """The keyring, with keys for each client and its column groups, and the stamp of the very file it was read from.
+
+    A rotation that came between reading and stamping it would never be noticed: data would go under keys that are gone.
+    """
+    while True:
+        seen = stamp(places)
+        keyring = give_keys(places, open_keyring(places), groups)
+        if stamp(places) == seen:
+            return keyring, seen

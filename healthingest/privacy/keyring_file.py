@@ -136,8 +136,11 @@ def remember_generation(places: Places, keyring: Keyring, client: str) -> None:
 
 
 def stamp(places: Places) -> tuple[int, int, int]:
-    """Tells one content of the keyring's file from the next."""
-    info = places.keyring.stat()
+    """Tells one content of the keyring's file from the next; zeros where there is none."""
+    try:
+        info = places.keyring.stat()
+    except FileNotFoundError:
+        return 0, 0, 0
     return info.st_ino, info.st_mtime_ns, info.st_size
 
 

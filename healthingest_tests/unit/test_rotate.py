@@ -16,6 +16,7 @@ from healthingest.drill import drill
 from healthingest.erase import Request, erase_member
 from healthingest.errors import KeyringError, UsageError
 from healthingest.ingest import ingest_many, register
+from healthingest.lake.lake import Lake
 from healthingest.maintain import maintain
 from healthingest.platform import Platform
 from healthingest.privacy.keyring_file import load_keyring, write_copy
@@ -130,6 +131,27 @@ def test_an_open_platform_goes_on_with_the_new_keys_and_an_old_copy_is_refused(h
     shutil.copy(tmp_path / "old.json", home.places.keyring)
     with pytest.raises(KeyringError, match="lacks the latest keys of acme"):
         register(home, drop(home, "acme_20250104.csv", csv_of(line("M1"))))
+
+
+def test_an_installation_that_is_opened_while_its_keys_change_works_with_the_new_ones(
+    home: Platform, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    some_days(home, range(1, 3))
+    whole = Lake.require_whole
+
+    def slow(lake: Lake) -> None:  # a rotation between reading the keyring and being open
+        monkeypatch.setattr(Lake, "require_whole", whole)
+        rotate(Platform.open(home.places), "acme")
+        revoke(Platform.open(home.places), "acme")
+        whole(lake)
+
+    monkeypatch.setattr(Lake, "require_whole", slow)
+    opened = Platform.open(home.places)
+    register(opened, drop(home, "acme_20250103.csv", csv_of(line("M0", city="New"))))
+    now = Platform.open(home.places)
+    assert leftovers(now, "acme") == LATEST_ONLY
+    assert deliver(now, "acme_20250103.csv", csv_of(line("M0", city="New"))).counts.updated == 1
+    assert all(now.lake.bronze.is_whole("acme", r.delivery.file_id) for r in now.lake.bronze.of_client("acme"))
 
 
 def test_old_keys_that_something_needs_are_kept(
