@@ -65,7 +65,7 @@ def init_keyring(places: Places, kek: str | None = None) -> Path:
     if _remembered_id(places) is not None:
         raise KeyringError(_missing(places))
     keyring = Keyring(secrets.token_hex(8), _now(), {SHARED: _new_keys(SHARED_PURPOSES)})
-    with _written_beside(places.keyring, _body(keyring, kek)) as temporary:
+    with _written_beside(places.keyring, _own_body(places.keyring, keyring, kek)) as temporary:
         try:
             os.link(temporary, places.keyring)  # fails if it exists: two first starts cannot make two keyrings
         except FileExistsError:
@@ -295,7 +295,7 @@ def relock(places: Places, kek: str | None) -> Keyring:
     """Lock the keyring by another key-encryption key, or (None) by none.
 
     Raises:
-        KeyringError: the old or the new key cannot be used; the keyring is as it was.
+        KeyringError: the old or the new key cannot be used, or only to lock; the keyring is as it was.
     """
     return _change(places, lambda keyring: keyring, kek=kek)
 
@@ -313,11 +313,19 @@ def _change(places: Places, change: Callable[[Keyring], Keyring], kek: object = 
         body = _read(places.keyring)
         changed = change(_parse(places.keyring, body))
         locked_by = body.get("kek") if kek is _UNCHANGED else kek
-        with _written_beside(places.keyring, _body(changed, locked_by)) as temporary:  # type: ignore[arg-type]
+        new = _own_body(places.keyring, changed, locked_by)  # type: ignore[arg-type]
+        with _written_beside(places.keyring, new) as temporary:
             temporary.replace(places.keyring)
     finally:
         os.close(lock)
     return changed
+
+
+def _own_body(path: Path, keyring: Keyring, kek: str | None) -> dict[str, Any]:
+    """The body of the installation's own keyring: not to be written if its lock closes but does not open again."""
+    body = _body(keyring, kek)
+    _parse(path, body)
+    return body
 
 
 def _body(keyring: Keyring, kek: str | None) -> dict[str, Any]:

@@ -13,6 +13,7 @@ import subprocess
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import polars as pl
@@ -457,6 +458,27 @@ def test_a_key_revoked_in_the_key_service_closes_the_keyring(places: Places, tra
     engine.delete_key(name)
     with pytest.raises(KeyringError, match="transit engine does not"):
         load_keyring(places)
+
+
+def test_a_lock_that_could_not_be_opened_again_is_not_put_on(
+    places: Places, keyring: Keyring, transit: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import hvac
+
+    name = transit.partition(":")[2]
+    server = hvac.Client()
+    server.sys.create_or_update_policy(name, f'path "transit/encrypt/{name}" {{ capabilities = ["update"] }}')
+    token = server.auth.token.create(policies=[name])["auth"]["client_token"]
+    before = places.keyring.read_bytes()
+    monkeypatch.setenv("VAULT_TOKEN", token)
+    with pytest.raises(KeyringError, match="transit engine does not"):
+        relock(places, transit)
+    assert places.keyring.read_bytes() == before
+    fresh = replace(places, keyring=places.keyring.with_name("new.json"), output=places.output.with_name("none"))
+    with pytest.raises(KeyringError, match="transit engine does not"):
+        init_keyring(fresh, transit)
+    assert not fresh.keyring.exists()
+    write_copy(keyring, fresh.keyring, transit)  # for somebody else, who may open it
 
 
 def test_a_key_service_that_does_not_answer_or_refuses_is_told_without_its_token(
