@@ -65,7 +65,8 @@ def init_keyring(places: Places, kek: str | None = None) -> Path:
     if _remembered_id(places) is not None:
         raise KeyringError(_missing(places))
     keyring = Keyring(secrets.token_hex(8), _now(), {SHARED: _new_keys(SHARED_PURPOSES)})
-    with _written_beside(places.keyring, _own_body(places.keyring, keyring, kek)) as temporary:
+    body = _own_body(places.keyring, keyring, kek)
+    with _alone(places.keyring), _written_beside(places.keyring, body) as temporary:
         try:
             os.link(temporary, places.keyring)  # fails if it exists: two first starts cannot make two keyrings
         except FileExistsError:
@@ -307,18 +308,28 @@ _UNCHANGED = object()
 
 def _change(places: Places, change: Callable[[Keyring], Keyring], kek: object = _UNCHANGED) -> Keyring:
     """Replace the keyring by what `change` makes of its present content, one process at a time."""
-    lock = os.open(places.keyring.parent, os.O_RDONLY)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with _alone(places.keyring):
         body = _read(places.keyring)
         changed = change(_parse(places.keyring, body))
         locked_by = body.get("kek") if kek is _UNCHANGED else kek
         new = _own_body(places.keyring, changed, locked_by)  # type: ignore[arg-type]
         with _written_beside(places.keyring, new) as temporary:
             temporary.replace(places.keyring)
-    finally:
-        os.close(lock)
     return changed
+
+
+@contextlib.contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    """Be the only one that writes a keyring; what writers that were killed left of it, with its keys, goes."""
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX)
+        for left in path.parent.glob(f".{path.name}.{'[0-9a-f]' * 8}"):
+            left.unlink()
+        yield
+    finally:
+        os.close(folder)
 
 
 def _own_body(path: Path, keyring: Keyring, kek: str | None) -> dict[str, Any]:
@@ -406,8 +417,17 @@ def _written_beside(target: Path, body: Mapping[str, Any]) -> Iterator[Path]:
             file.flush()
             os.fsync(file.fileno())
         yield temporary
+        _sync(target.parent)  # its new name too, before anything is put under keys that only it holds
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _sync(folder: Path) -> None:
+    fd = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
 
 
 def _new_keys(purposes: Iterable[str], generation: int = 1) -> dict[str, dict[int, bytes]]:

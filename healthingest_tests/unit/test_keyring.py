@@ -30,6 +30,8 @@ from healthingest.privacy import tokens
 from healthingest.privacy.kek import kek_of
 from healthingest.privacy.keyring import CLIENT_PURPOSES, SHARED, SHARED_PURPOSES, Keyring
 from healthingest.privacy.keyring_file import (
+    add_generation,
+    destroy_keys,
     give_keys,
     init_keyring,
     keyring_status,
@@ -492,6 +494,45 @@ def test_a_key_service_that_does_not_answer_or_refuses_is_told_without_its_token
     monkeypatch.setenv("VAULT_ADDR", f"http://127.0.0.1:{free_port()}")
     with pytest.raises(KeyringError, match="check that it answers"):
         load_keyring(places)
+
+
+_KILLED_WHILE_IT_WRITES = """
+import os, signal
+from healthingest.places import Places
+from healthingest.privacy.keyring_file import relock
+os.fsync = lambda _: os.kill(os.getpid(), signal.SIGKILL)
+relock(Places.from_env(), None)
+"""
+
+
+def test_what_a_killed_writer_left_of_the_keys_is_gone_with_the_next_change(
+    places: Places, keyring: Keyring, capsys: pytest.CaptureFixture[str]
+) -> None:
+    env = os.environ | {"HEALTHINGEST_HOME": str(places.home), "HEALTHINGEST_KEYRING": str(places.keyring)}
+    done = subprocess.run([os.sys.executable, "-c", _KILLED_WHILE_IT_WRITES], env=env)  # type: ignore[attr-defined]
+    assert done.returncode < 0
+    assert len(list(places.keyring.parent.iterdir())) == 2
+    assert load_keyring(places) == keyring
+    destroy_keys(places, "acme")  # a certificate will say so
+    assert [p.name for p in places.keyring.parent.iterdir()] == [places.keyring.name]
+    assert load_keyring(places).clients == ["globex"]
+
+
+def test_a_change_of_the_keyring_is_on_disk_for_good_before_anything_is_under_the_new_keys(
+    home: Platform, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced, fsync = [], os.fsync
+
+    def noted(fd: int) -> None:
+        path = str(Path(f"/proc/self/fd/{fd}").readlink())
+        synced.append((path, '"2"' in home.places.keyring.read_text()))
+        fsync(fd)
+
+    monkeypatch.setattr(os, "fsync", noted)
+    add_generation(home.places, "acme")
+    assert (str(home.places.keyring.parent), True) in synced, "the folder, once the new file has its name"
+    monkeypatch.undo()
+    assert load_keyring(home.places).latest("acme") == 2
 
 
 def test_a_copy_is_private_and_never_over_a_file(keyring: Keyring, tmp_path: Path) -> None:
