@@ -473,15 +473,24 @@ def _remembered_id(places: Places) -> str | None:
 
 
 def _remembered_generations(places: Places) -> dict[str, int]:
+    note = places.output / GENERATIONS_FILE
     try:
-        return {str(client): int(g) for client, g in json.loads((places.output / GENERATIONS_FILE).read_text()).items()}
+        return {str(client): int(g) for client, g in json.loads(note.read_text()).items()}
     except FileNotFoundError:
         return {}
+    except (ValueError, TypeError, AttributeError):
+        raise KeyringError(
+            f"{note}, by which old copies of the keyring are told, cannot be read; restore it from its backup, or "
+            f"delete it if {places.keyring} is sure to be the latest."
+        ) from None
 
 
 def _write_note(note: Path, text: str) -> None:
     temporary = note.with_name(f".{note.name}.{secrets.token_hex(4)}")
-    temporary.write_text(text)
+    with temporary.open("x") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
     temporary.replace(note)
 
 

@@ -30,6 +30,7 @@ from healthingest.privacy import tokens
 from healthingest.privacy.kek import kek_of
 from healthingest.privacy.keyring import CLIENT_PURPOSES, SHARED, SHARED_PURPOSES, Keyring
 from healthingest.privacy.keyring_file import (
+    GENERATIONS_FILE,
     add_generation,
     destroy_keys,
     give_keys,
@@ -394,6 +395,15 @@ def test_a_locked_keyring_opens_with_its_lock_and_shows_no_key(places: Places, k
             assert base64.b64encode(versions[1]).decode() not in text
     assert load_keyring(places) == keyring
     assert keyring_status(places)["locked_by"] == kek
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{", '{"acme": "x"}', '{"acme": 1', "\xff"])
+def test_a_damaged_note_of_generations_is_said_and_how_to_mend_it(home: Platform, text: str) -> None:
+    note = home.places.output / GENERATIONS_FILE
+    note.write_text(text, encoding="latin-1")
+    with pytest.raises(KeyringError, match=r"keyring\.generations.* cannot be read") as caught:
+        load_keyring(home.places)
+    assert caught.value.__suppress_context__
 
 
 def test_another_lock_can_be_put_on_and_taken_off(places: Places, keyring: Keyring, kek: str) -> None:
