@@ -4,7 +4,8 @@ A role only ever narrows: what is read is decided by the keys that are left. Wit
 of `BUILT_IN`.
 """
 
-import getpass
+import os
+import pwd
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -116,8 +117,8 @@ def issue(keyring: Keyring, name: str, role: Role) -> Keyring:
 
 
 def actor() -> str:
-    """Who is acting: the name of the operating system's user."""
+    """Who is acting: the operating system's user, not what the environment (LOGNAME, USER) says of it."""
     try:
-        return getpass.getuser()
-    except (KeyError, OSError):
-        return "unknown"
+        return pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:  # a container may run as a user that has no name
+        return f"uid {os.getuid()}"

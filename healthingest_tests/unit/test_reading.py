@@ -1,6 +1,8 @@
 """Roles and exports: nobody reads what the role does not grant, and every reading is written down."""
 
 import json
+import os
+import pwd
 import stat
 from datetime import date
 from pathlib import Path
@@ -177,6 +179,15 @@ def test_every_reading_is_an_event_without_a_value(home: Platform) -> None:
     assert not [v for v in ("Lovelace", "M1", "Salem", "ada@", "02139") if v in text]
     assert stat.S_IMODE((home.lake.events.root / "acme.jsonl").stat().st_mode) == 0o600
     assert home.lake.events.faults() == []
+
+
+def test_who_reads_is_the_systems_user_whatever_the_environment_says(
+    home: Platform, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("LOGNAME", "USER", "LNAME", "USERNAME"):
+        monkeypatch.setenv(name, "somebody_else")
+    read(home, "outreach")
+    assert events(home)[0]["who"] == pwd.getpwuid(os.getuid()).pw_name != "somebody_else"
 
 
 def test_who_cannot_write_the_event_reads_nothing(home: Platform) -> None:
