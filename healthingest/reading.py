@@ -37,7 +37,8 @@ def read_silver(
     Columns: client_id, member_token (String), every contract column that is kept or vaulted (String; null where the
     role lacks the group's key), derived columns (String, years Int32), age bands as of `as_of` (today), creation_date
     (Date, of the record that last changed the member). Only columns that the query needs are opened. Each time the
-    frame is collected an event is written: who, role, purpose, columns opened, and how many members.
+    frame is collected an event is written: who, role, purpose, columns opened, and how many members; all of them where
+    the query's filter fails, since the error may show their values.
 
     Raises:
         UsageError: no such role or client, or the role is for other purposes.
@@ -83,12 +84,14 @@ class Reader:
                 if left == 0:
                     return
                 rows = self.rows(snapshot, needed, as_of or today())
-                shown = rows.select(self._as_shown(schema, rows, needed))
-                shown = shown if predicate is None else shown.filter(predicate)
-                if left is not None:
-                    shown = shown.head(left)
-                    left -= shown.height
-                self.record(snapshot.client_id, "read", self.opened(snapshot.client_id, needed), shown.height)
+                shown, members = rows.select(self._as_shown(schema, rows, needed)), rows.height
+                try:
+                    shown = shown if predicate is None else shown.filter(predicate)
+                    shown = shown if left is None else shown.head(left)
+                    members = shown.height
+                finally:  # also where the query fails: polars' error shows values that it failed on
+                    self.record(snapshot.client_id, "read", self.opened(snapshot.client_id, needed), members)
+                left = None if left is None else left - members
                 yield shown.select(wanted)
 
         return register_io_source(read, schema=schema)

@@ -181,6 +181,21 @@ def test_every_reading_is_an_event_without_a_value(home: Platform) -> None:
     assert home.lake.events.faults() == []
 
 
+def test_a_query_that_fails_on_the_values_it_was_given_is_a_reading_of_them_all(home: Platform) -> None:
+    lazy = healthingest.read_silver(role="operations", purpose="support", clients=["acme"], places=home.places)
+    with pytest.raises(pl.exceptions.PolarsError, match="Lovelace"):  # polars shows what it could not convert
+        lazy.filter(pl.col("last_name").cast(pl.Int64) > 1).select("last_name").collect()
+    assert [(e["columns"], e["members"]) for e in events(home)] == [(["last_name"], 2)]
+
+
+def test_a_frame_that_is_never_collected_is_no_reading(home: Platform) -> None:
+    lazy = healthingest.read_silver(role="operations", purpose="support", places=home.places)
+    lazy.select("last_name").filter(pl.col("last_name") == "Lovelace").explain()
+    assert lazy.collect_schema().len() == 16
+    assert lazy.head(0).collect().height == 0
+    assert events(home) == []
+
+
 def test_who_reads_is_the_systems_user_whatever_the_environment_says(
     home: Platform, monkeypatch: pytest.MonkeyPatch
 ) -> None:
