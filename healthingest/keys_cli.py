@@ -81,9 +81,10 @@ def keys_backup_command(out: Out, kek: Kek = None, as_json: Json = False) -> int
     Example: healthingest keys backup --out /mnt/safe/keyring-2026-11-23.json --kek file:/mnt/safe/kek
     """
     from healthingest.places import Places
-    from healthingest.privacy.keyring_file import load_keyring, write_copy
+    from healthingest.privacy.keyring_file import check_copy, load_keyring, write_copy
 
     places = Places.from_env()
+    check_copy(places, out)
     keyring = load_keyring(places)
     write_copy(keyring, out, kek)
     if as_json:
@@ -186,10 +187,11 @@ def keys_role_command(
     """
     from healthingest.lake.events import INSTALLATION
     from healthingest.platform import Platform
-    from healthingest.privacy.keyring_file import write_copy
+    from healthingest.privacy.keyring_file import check_copy, write_copy
     from healthingest.privacy.roles import actor, issue, role_of
 
     platform = Platform.open()
+    check_copy(platform.places, out)
     issued = issue(platform.keyring, name, role_of(platform.places.configs, name))
     platform.lake.events.append(INSTALLATION, "keyring issued", "", {"who": actor(), "for_role": name})
     write_copy(issued, out, kek)

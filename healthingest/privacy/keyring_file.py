@@ -20,7 +20,7 @@ from typing import Any, cast
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from healthingest.errors import KeyringError
+from healthingest.errors import KeyringError, UsageError
 from healthingest.places import Places
 from healthingest.privacy.certificate import public_key
 from healthingest.privacy.kek import kek_of
@@ -279,6 +279,16 @@ def _generations_of(keyring: Keyring, client: str) -> str:
 # --- copies -------------------------------------------------------------------------------------------------------
 
 
+def check_copy(places: Places, target: Path) -> None:
+    """Refuse to write a copy of keys where each copy of the data would hold it too.
+
+    Raises:
+        UsageError: the target lies in a data folder.
+    """
+    if folder := _data_folder_of(places, target.resolve()):
+        raise UsageError(f"A copy of keys must not lie in the data folder {folder}; keep it apart from the data.")
+
+
 def write_copy(keyring: Keyring, target: Path, kek: str | None) -> None:
     """Write a keyring (a role's, a backup) to a new file, mode 0600.
 
@@ -459,9 +469,12 @@ def _missing(places: Places) -> str:
 
 
 def _refuse_data_folder(places: Places) -> None:
-    for folder in (places.output, places.landing, places.configs):
-        if places.keyring.is_relative_to(folder):
-            raise KeyringError(f"The keyring must not lie in the data folder {folder}; set HEALTHINGEST_KEYRING.")
+    if folder := _data_folder_of(places, places.keyring):
+        raise KeyringError(f"The keyring must not lie in the data folder {folder}; set HEALTHINGEST_KEYRING.")
+
+
+def _data_folder_of(places: Places, path: Path) -> Path | None:
+    return next((f for f in (places.output, places.landing, places.configs) if path.is_relative_to(f)), None)
 
 
 def _remembered_id(places: Places) -> str | None:

@@ -354,6 +354,17 @@ def test_a_role_is_given_its_keyring_and_works_with_it_alone(home: Platform, tmp
     assert shell.run("keys", "role", "outreach", "--out", str(keyring)).code == 1
 
 
+@pytest.mark.parametrize("folder", ["output", "output/checkpoint", "input/raw", "client_configs"])
+@pytest.mark.parametrize("words", [["backup"], ["role", "outreach"]])
+def test_a_copy_of_keys_is_not_written_into_a_data_folder(home: Platform, folder: str, words: list[str]) -> None:
+    out = home.places.home / folder / "copy.json"
+    refused = Shell(home.places.home.parent).run("keys", *words, "--out", str(out))
+    assert refused.code == 2
+    assert "must not lie in the data folder" in refused.err
+    assert not out.exists()
+    assert home.lake.events.read("_installation") == []
+
+
 def test_a_backup_is_tried_and_restored(home: Platform, tmp_path: Path) -> None:
     shell, backup = Shell(home.places.home.parent), tmp_path / "safe.json"
     assert shell.run("keys", "backup", "--out", str(backup)).code == 0
