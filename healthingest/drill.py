@@ -10,6 +10,7 @@ from healthingest.errors import HealthingestError
 from healthingest.lake.lake import Lake
 from healthingest.lake.quarantine import open_record
 from healthingest.places import Places
+from healthingest.privacy.keyring import CLIENT_PURPOSES, SHARED_PURPOSES
 from healthingest.privacy.keyring_file import load_keyring
 
 
@@ -30,13 +31,17 @@ def drill(places: Places, backup: Path) -> list[Tried]:
     """
     keyring = load_keyring(replace(places, keyring=backup.resolve()))
     lake = Lake.of(places, keyring)
-    return [tried for client_id in lake.bronze.clients() for tried in _of_client(lake, client_id)]
+    lacking = [Tried("the installation", f"key for {p}", opens=False) for p in SHARED_PURPOSES if not keyring.holds(p)]
+    return lacking + [tried for client_id in lake.bronze.clients() for tried in _of_client(lake, client_id)]
 
 
 def _of_client(lake: Lake, client_id: str) -> Iterator[Tried]:
+    for purpose in CLIENT_PURPOSES:  # some open nothing, but make tokens, or find who was erased
+        if not lake.keyring.holds(purpose, client_id):
+            yield Tried(client_id, f"key for {purpose}", opens=False)
     deliveries = sorted((r.delivery for r in lake.bronze.of_client(client_id)), key=lambda d: d.registered_at)
     for delivery in {d.file_id: d for d in (deliveries[:1] + deliveries[-1:])}.values():
-        opens = lake.bronze.is_whole(client_id, delivery.file_id)
+        opens = lake.keyring.holds("file") and lake.bronze.is_whole(client_id, delivery.file_id)
         yield Tried(client_id, f"bronze, delivery of {delivery.registered_at:%Y-%m-%d}", opens)
     parts = sorted(lake.vault.parts(client_id), key=lambda p: p.stat().st_mtime)
     for part in dict.fromkeys(parts[:1] + parts[-1:]):

@@ -98,7 +98,7 @@ def keys_backup_command(out: Out, kek: Kek = None, as_json: Json = False) -> int
 def keys_check_command(
     backup: Annotated[Path, typer.Argument(help="A keyring's copy, as keys backup writes it.")], as_json: Json = False
 ) -> int:
-    """Try a backup without using it: does it open a file of each kind of every client? Restore by copying it back.
+    """Try a backup without using it: has it all keys, and opens it a file of each kind? Restore by copying it back.
 
     Example: healthingest keys check /mnt/safe/keyring-2026-11-23.json
     """

@@ -7,6 +7,7 @@ remembers the id of its keyring and refuses any other, and a client that has dat
 import base64
 import contextlib
 import fcntl
+import hashlib
 import json
 import os
 import secrets
@@ -362,7 +363,7 @@ def _body(keyring: Keyring, kek: str | None) -> dict[str, Any]:
         for scope, held in keyring.keys.items()
     }
     if kek is None:
-        return head | {"keys": keys}
+        return head | {"check": _check_of(head, keys), "keys": keys}
     data_key, nonce = secrets.token_bytes(KEY_BYTES), secrets.token_bytes(_NONCE)
     sealed = nonce + AESGCM(data_key).encrypt(nonce, json.dumps(keys).encode(), _bound_to(head))
     wrapped = kek_of(kek).wrap(data_key)
@@ -374,6 +375,7 @@ def _parse(path: Path, body: Mapping[str, Any]) -> Keyring:
         raise KeyringError(f"The keyring at {path} is of an older format; this version cannot use it or its data.")
     try:
         plain = body["keys"] if "sealed" not in body else _unsealed(path, body)
+        sound = "check" not in body or body["check"] == _check_of(body, plain)
         keys: Keys = {
             scope: {p: {int(g): bytes.fromhex(key) for g, key in versions.items()} for p, versions in held.items()}
             for scope, held in plain.items()
@@ -383,7 +385,7 @@ def _parse(path: Path, body: Mapping[str, Any]) -> Keyring:
         raise KeyringError(f"The keyring at {path} cannot be read; restore it from its backup.") from None
     every = [key for held in keys.values() for versions in held.values() for key in versions.values()]
     hollow = any(not versions for held in keys.values() for versions in held.values())
-    if hollow or any(len(key) != KEY_BYTES for key in every) or len(set(every)) != len(every):
+    if not sound or hollow or any(len(key) != KEY_BYTES for key in every) or len(set(every)) != len(every):
         raise KeyringError(f"The keyring at {path} holds damaged keys; restore it from its backup.")
     return keyring
 
@@ -396,6 +398,11 @@ def _unsealed(path: Path, body: Mapping[str, Any]) -> Mapping[str, Mapping[str, 
     except InvalidTag:
         raise KeyringError(f"The keyring at {path} was changed; restore it from its backup.") from None
     return cast("Mapping[str, Mapping[str, Mapping[str, str]]]", json.loads(plain))
+
+
+def _check_of(head: Mapping[str, Any], keys: object) -> str:
+    """Tells a keyring without lock of which a digit has changed: another key would make other tokens, unnoticed."""
+    return hashlib.sha256(_bound_to(head) + json.dumps(keys, sort_keys=True).encode()).hexdigest()
 
 
 def _bound_to(body: Mapping[str, Any]) -> bytes:

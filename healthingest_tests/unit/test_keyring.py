@@ -5,6 +5,7 @@ import copy
 import json
 import os
 import pickle
+import re
 import secrets
 import shutil
 import socket
@@ -170,11 +171,28 @@ def test_a_keyring_open_to_others_is_refused(places: Places, mode: int) -> None:
 def test_a_damaged_keyring_is_refused_without_showing_it(places: Places, damage: object) -> None:
     open_keyring(places)
     body = json.loads(places.keyring.read_text())
+    del body["check"]  # so that each is told by itself
     places.keyring.write_text(damage(body))  # type: ignore[operator]
     with pytest.raises(KeyringError, match="keyring") as caught:
         open_keyring(places)
     assert not any(keys["1"] in str(caught.value) for keys in body["keys"][SHARED].values())
     assert caught.value.__suppress_context__ or caught.value.__context__ is None
+
+
+def test_a_keyring_with_any_digit_changed_is_refused(keyring: Keyring, places: Places) -> None:
+    text = places.keyring.read_text()
+    for found in re.finditer(r'"([0-9a-f]{64})"', text):
+        at = found.start(1) + 7
+        places.keyring.write_text(text[:at] + ("0" if text[at] != "0" else "1") + text[at + 1 :])
+        with pytest.raises(KeyringError, match="damaged keys; restore it"):
+            load_keyring(places)
+    places.keyring.write_text(text)
+    assert load_keyring(places) == keyring
+    body = json.loads(text)
+    del body["keys"]["acme"]["erasure"]
+    places.keyring.write_text(json.dumps(body))
+    with pytest.raises(KeyringError, match="damaged keys; restore it"):
+        load_keyring(places)
 
 
 def test_the_keyring_does_not_leave_the_process(keyring: Keyring, places: Places) -> None:
@@ -271,7 +289,7 @@ def test_a_key_that_a_client_with_data_has_lost_is_said_and_not_made_anew(
 ) -> None:
     deliver(home, "acme_20250106.csv", csv_of(line("M1")))
     body = json.loads(home.places.keyring.read_text())
-    del body["keys"]["acme"][purpose]
+    del body["check"], body["keys"]["acme"][purpose]
     home.places.keyring.write_text(json.dumps(body))
     capsys.readouterr()
     assert not Platform.open(home.places).keyring.holds(purpose, "acme")

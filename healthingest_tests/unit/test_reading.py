@@ -3,6 +3,7 @@
 import json
 import os
 import pwd
+import re
 import stat
 from datetime import date
 from pathlib import Path
@@ -144,13 +145,13 @@ def test_without_a_roles_file_operations_and_analyst_are_built_in(home: Platform
 
 def test_the_installations_keyring_without_a_key_that_it_must_hold_is_an_error_and_no_null(home: Platform) -> None:
     body = json.loads(home.places.keyring.read_text())
-    for file in (home.places.output / "bronze" / "acme", home.places.keyring):
-        assert file.exists()
-    del body["keys"]["acme"]["vault/identity"]
-    body["keys"]["acme"]["vault/identity"] = {"1": "00" * 32}
+    del body["check"], body["keys"]["acme"]["vault/identity"]
     home.places.keyring.write_text(json.dumps(body))
-    with pytest.raises(Exception, match=r"."):
+    with pytest.raises(KeyringError, match="no key for vault/identity of acme"):
         read(home, "operations", "support")
+    with pytest.raises(KeyringError, match="no key for vault/identity of acme"):
+        export_members(Platform.open(home.places), purpose="support")
+    assert read(home, "outreach")["email"].null_count() == 0
 
 
 def test_the_lazy_frame_opens_only_what_the_query_needs_and_carries_no_key(home: Platform) -> None:
@@ -384,12 +385,27 @@ def test_a_backup_is_tried_and_restored(home: Platform, tmp_path: Path) -> None:
 def test_a_backup_that_lacks_a_client_is_found_out(home: Platform, tmp_path: Path) -> None:
     shell, backup = Shell(home.places.home.parent), tmp_path / "old.json"
     body = json.loads(home.places.keyring.read_text())
-    del body["keys"]["globex"]
+    del body["check"], body["keys"]["globex"]
     backup.write_text(json.dumps(body))
     backup.chmod(0o600)
     tried = shell.run("keys", "check", str(backup), "--json")
     assert tried.code == 1
     assert {r["client_id"] for r in tried.json["results"] if not r["opens"]} == {"globex"}
+
+
+@pytest.mark.parametrize("purpose", ["member_token", "content_hash", "erasure", "file", "audit", "certificate"])
+def test_a_backup_that_lacks_a_key_by_which_nothing_is_opened_is_found_out_too(
+    home: Platform, tmp_path: Path, purpose: str
+) -> None:
+    shell, backup = Shell(home.places.home.parent), tmp_path / "old.json"
+    body = json.loads(home.places.keyring.read_text())
+    del body["check"], body["keys"]["*" if purpose in body["keys"]["*"] else "acme"][purpose]
+    backup.write_text(json.dumps(body))
+    backup.chmod(0o600)
+    tried = shell.run("keys", "check", str(backup))
+    assert tried.code == 1
+    assert re.search(rf"FAILS +(acme|the installation) +key for {purpose}\n", tried.out)
+    assert "Traceback" not in tried.err
 
 
 def test_the_keyring_is_locked_and_unlocked_by_command(home: Platform, tmp_path: Path) -> None:
