@@ -254,7 +254,8 @@ def keyring_status(places: Places) -> dict[str, Any]:
         KeyringError: as `load_keyring`.
     """
     keyring = load_keyring(places)
-    lacks = [f"{c}: {p}" for c in keyring.clients for p in CLIENT_PURPOSES if not keyring.holds(p, c)]
+    missing = [p for p in SHARED_PURPOSES if not keyring.holds(p)]
+    missing += [f"{c}: {p}" for c in keyring.clients for p in CLIENT_PURPOSES if not keyring.holds(p, c)]
     return {
         "path": str(places.keyring),
         "keyring_id": keyring.keyring_id,
@@ -265,7 +266,7 @@ def keyring_status(places: Places) -> dict[str, Any]:
         "generations": [f"{c}: {_generations_of(keyring, c)}" for c in keyring.clients],
         "destroyed": sorted(keyring.destroyed),
         "purposes": sorted({purpose for held in keyring.keys.values() for purpose in held}),
-        "missing": [p for p in SHARED_PURPOSES if not keyring.holds(p)] + lacks,
+        "missing": missing if keyring.role is None else [],  # a role's is to lack most
         "mode": oct(places.keyring.stat().st_mode & 0o777),
         "certificate_key": public_key(keyring) if keyring.holds("certificate") else None,
         "output_bound": _remembered_id(places) == keyring.keyring_id,

@@ -350,6 +350,10 @@ def test_a_role_is_given_its_keyring_and_works_with_it_alone(home: Platform, tmp
     shown = pl.read_parquet(out)
     assert "last_name" not in shown.columns
     assert shown["email"].null_count() == 0
+    state = shell.run("keys", "status", "--json", env={"HEALTHINGEST_KEYRING": str(keyring)})
+    assert (state.code, state.json["role"], state.json["missing"]) == (0, "outreach", [])
+    doctor = shell.run("doctor", "--json", env={"HEALTHINGEST_KEYRING": str(keyring)}).json["findings"]
+    assert [f["state"] for f in doctor if f["subject"] == "keyring"] == ["ok"]
     assert shell.run("audit", "verify").out == "3 chains are whole.\n"
     assert "outreach" in shell.run("audit", "show", "acme").out
     assert shell.run("keys", "role", "outreach", "--out", str(keyring)).code == 1
