@@ -46,8 +46,8 @@ def kek_of(uri: str) -> KeyEncryptionKey:
     """
     scheme, _, rest = uri.partition(":")
     if scheme not in _SCHEMES or not rest:
-        raise KeyringError(
-            f"{uri.split(':', maxsplit=1)[0]} is no place for a key-encryption key; use one of: {', '.join(_FORMS)}."
+        raise KeyringError(  # what was given is not said: it may be the key itself
+            f"--kek names no place for a key-encryption key; use one of: {', '.join(_FORMS)}."
         )
     return _SCHEMES[scheme](rest)
 

@@ -467,8 +467,9 @@ def test_a_lock_that_is_gone_or_another_is_said_without_a_key(
 
 @pytest.mark.parametrize("uri", ["azure-kv:x", "gcp-kms:x", "env:", "secret", "abcdef" * 10])
 def test_a_place_for_the_lock_that_does_not_exist_is_refused_and_no_keyring_made(places: Places, uri: str) -> None:
-    with pytest.raises(KeyringError, match="no place for a key-encryption key"):
+    with pytest.raises(KeyringError, match="no place for a key-encryption key") as caught:
         init_keyring(places, uri)
+    assert "abcdef" not in str(caught.value), "the key itself, given by mistake"
     assert not places.keyring.exists()
 
 
