@@ -6,6 +6,7 @@ remembers the id of its keyring and refuses any other, and a client that has dat
 
 import base64
 import contextlib
+import errno
 import fcntl
 import hashlib
 import json
@@ -95,7 +96,9 @@ def give_keys(places: Places, keyring: Keyring, clients: Mapping[str, Iterable[s
 
     try:
         changed = _change(places, add)
-    except PermissionError:
+    except OSError as error:  # a key service's mount may be read-only
+        if error.errno not in {errno.EACCES, errno.EPERM, errno.EROFS}:
+            raise
         return keyring
     if not first:
         sys.stderr.write(

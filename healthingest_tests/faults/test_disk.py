@@ -103,3 +103,17 @@ def test_a_read_only_disk_gives_a_sentence_and_the_next_run_finishes(home: Platf
     shutil.rmtree(home.places.output)  # what the small disk hid
     (home.places.home / "kept").rename(home.places.output)
     whole(Platform.open(home.places))
+
+
+def test_a_read_only_keyring_lets_clients_go_on_that_have_keys_and_says_which_has_none(home: Platform) -> None:
+    (home.places.configs / "globex.yaml").write_text("client_id: globex\n")
+    drop(home, "globex_20250106.csv", csv_of(line("G1")))
+    said = run(
+        home,
+        'KEYS=$(dirname "$HEALTHINGEST_KEYRING"); mount --bind $KEYS $KEYS; mount -o remount,ro,bind $KEYS',
+        f"{_HEALTHINGEST} ingest --all 2>&1; echo; echo first $?",
+        f"{_HEALTHINGEST} keys rotate acme 2>&1",
+    )
+    assert "This keyring holds no key for bronze of globex" in said
+    assert said.splitlines()[-1].startswith("healthingest: Read-only file system")
+    whole(home)
