@@ -23,7 +23,7 @@ class Finding(NamedTuple):
 
 
 def examine(places: Places | None = None) -> list[Finding]:
-    """Look at versions, places, keyring, permissions, configs, tables, validation backend and Dagster's home."""
+    """Look at versions, places, keyring, permissions, configs, roles, tables, validation backend and Dagster's home."""
     try:
         places = places or Places.from_env()
     except HealthingestError as error:
@@ -93,6 +93,27 @@ def _clients(places: Places) -> Iterator[Finding]:
     yield Finding("ok" if clients.active else "warn", "active clients", text)
 
 
+def _roles(places: Places) -> Iterator[Finding]:
+    """What a role is granted by a name that nothing has comes back as null, or not at all: nobody would say why."""
+    from healthingest.contracts.clients import load_clients
+    from healthingest.privacy.roles import load_roles
+
+    clients, roles = load_clients(places).clients, load_roles(places.configs)
+    groups = {group for client in clients.values() for group in client.contract.groups}
+    had = {path.name for path in (places.output / "bronze").glob("*")}
+    unknown = [
+        f"The role {name} names the {kind} {one}, and there is none; it grants nothing by it."
+        for name, role in roles.items()
+        for kind, named, known in (("group", role.groups, groups), ("client", role.clients, {*clients, *had}))
+        for one in named
+        if one not in {"*", *known}
+    ]
+    for text in unknown:
+        yield Finding("warn", "roles", text)
+    if not unknown:
+        yield Finding("ok", "roles", ", ".join(roles))
+
+
 def _tables(places: Places) -> Iterator[Finding]:
     from healthingest.lake.audit import Audit
     from healthingest.lake.quarantine import Quarantine
@@ -132,4 +153,4 @@ def _dagster_home(_: Places) -> Iterator[Finding]:
         yield Finding("ok", "DAGSTER_HOME", home)
 
 
-_LOOKS = (_versions, _folders, _keyring, _permissions, _clients, _tables, _validation, _dagster_home)
+_LOOKS = (_versions, _folders, _keyring, _permissions, _clients, _roles, _tables, _validation, _dagster_home)

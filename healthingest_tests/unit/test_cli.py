@@ -500,6 +500,21 @@ def test_doctor_names_what_is_wrong_and_what_to_do(tmp_path: Path) -> None:
     assert found["active clients"] == ("ok", "acme")
 
 
+def test_doctor_says_which_role_names_what_there_is_not_and_that_a_broken_file_lets_nobody_read(shell: Shell) -> None:
+    shell.configure("roles", "roles: {desk: {groups: [contact, kontact], clients: [acme, acmee], purposes: [x]}}\n")
+    said = [f for f in shell.run("doctor", "--json").json["findings"] if f["subject"] == "roles"]
+    assert [(f["state"], re.findall("group kontact|client acmee", f["text"])) for f in said] == [
+        ("warn", ["group kontact"]), ("warn", ["client acmee"]),
+    ]  # fmt: skip
+    shell.configure("roles", "roles: {desk: {groups: [contact], clients: [acme], purposes: [x]}}\n")
+    assert findings(shell.run("doctor", "--json"))["roles"] == ("ok", "desk")
+    shell.configure("roles", "roles: {desk: {}}\n")
+    broken = shell.run("doctor", "--json")
+    assert broken.code == 1
+    assert findings(broken)["roles"][0] == "fail"
+    assert findings(broken)["roles"][1].startswith("roles.yaml:1")
+
+
 def test_doctor_finds_a_damaged_table_and_still_looks_at_the_rest(shell: Shell) -> None:
     shell.drop("acme_20250106.csv")
     shell.run("ingest", "--all")
