@@ -19,8 +19,10 @@ from healthingest.lake.events import Head, anchor_of, write_anchor
 from healthingest.places import Places
 from healthingest.platform import Platform
 from healthingest.privacy.generalize import zip3_allow_list
+from healthingest.privacy.keyring import SHARED
 from healthingest.privacy.keyring_file import write_copy
 from healthingest.privacy.roles import issue, role_of
+from healthingest.reading import Reader
 from healthingest_tests.conftest import DATA, csv_of, deliver, install, line, places_in
 from healthingest_tests.unit.test_cli import Shell
 
@@ -89,6 +91,14 @@ def test_a_roles_keyring_opens_no_more_under_another_roles_name(home: Platform, 
     held = json.loads((tmp_path / "outreach.json").read_text())["keys"]
     assert set(held["acme"]) == {"vault/footer", "vault/contact"}
     assert set(held["*"]) == {"audit/outreach"}
+
+
+def test_what_a_role_may_not_open_is_not_in_its_keys_whoever_s_keyring_it_is(home: Platform) -> None:
+    role = role_of(home.places.configs, "acme_desk")
+    for keyring in (issue(home.keyring, "acme_desk", role), Reader.of(home, "acme_desk", None).keyring):
+        held = {client: set(keyring.keys[client]) for client in keyring.clients if keyring.keys[client]}
+        assert held == {"acme": {"vault/footer", "vault/identity"}}
+        assert not set(keyring.keys[SHARED]) - {"audit/acme_desk"}
 
 
 def test_rejected_records_open_for_those_alone_who_may(home: Platform, tmp_path: Path) -> None:

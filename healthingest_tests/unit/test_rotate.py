@@ -14,7 +14,7 @@ from healthingest.bulk import ingest_bronze
 from healthingest.cli import app
 from healthingest.drill import drill
 from healthingest.erase import Request, erase_member
-from healthingest.errors import KeyringError, UsageError
+from healthingest.errors import BusyError, KeyringError, UsageError
 from healthingest.ingest import ingest_many, register
 from healthingest.lake.lake import Lake
 from healthingest.maintain import maintain
@@ -58,6 +58,27 @@ def test_everything_is_under_the_new_keys_and_reads_as_before(home: Platform) ->
     again = deliver(home, "acme_20250105.csv", csv_of(*(line(f"M{n}", city="New") for n in range(8))))
     assert (again.counts.inserted, again.counts.updated) == (2, 6)
     assert found(Platform.open(home.places)).members[0][2] == "New"
+
+
+def test_no_file_that_an_old_key_opens_or_made_is_left_on_disk_but_silvers_old_versions(home: Platform) -> None:
+    some_days(home, range(1, 3))
+    lake = home.lake
+    before = {p for table in (lake.quarantine, lake.sightings) for p in table.files_of("acme")}
+    before |= {*lake.vault.root.rglob("*.parquet"), *lake.bronze.root.rglob("*.sealed")}
+    assert len(before) >= 8
+    rotate(home, "acme")
+    assert not [path for path in before if path.exists()]
+
+
+def test_a_rotation_beside_another_one_or_a_maintenance_does_nothing(home: Platform) -> None:
+    some_days(home, range(1, 2))
+    before = home.places.keyring.read_bytes()
+    with home.lake.exclusion.maintenance():
+        for work in (rotate, revoke):
+            with pytest.raises(BusyError, match="running; let it end"):
+                work(home, "acme")
+    assert home.places.keyring.read_bytes() == before
+    assert rotate(home, "acme").generation == 2
 
 
 def test_a_second_rotation_and_a_rebuild_from_bronze_after_it(home: Platform) -> None:
