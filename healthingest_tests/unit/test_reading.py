@@ -364,6 +364,9 @@ def test_a_role_is_given_its_keyring_and_works_with_it_alone(home: Platform, tmp
     assert (state.code, state.json["role"], state.json["missing"]) == (0, "outreach", [])
     doctor = shell.run("doctor", "--json", env={"HEALTHINGEST_KEYRING": str(keyring)}).json["findings"]
     assert [f["state"] for f in doctor if f["subject"] == "keyring"] == ["ok"]
+    for words in (("rotate", "acme"), ("revoke", "acme")):
+        refused = shell.run("keys", *words, env={"HEALTHINGEST_KEYRING": str(keyring)})
+        assert (refused.code, "a role's cannot be rotated" in refused.err) == (1, True)
     assert shell.run("audit", "verify").out == "3 chains are whole.\n"
     assert "outreach" in shell.run("audit", "show", "acme").out
     assert shell.run("keys", "role", "outreach", "--out", str(keyring)).code == 1
