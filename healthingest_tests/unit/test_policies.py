@@ -56,6 +56,26 @@ def test_a_changed_policy_counts_for_new_deliveries_and_old_values_stay_readable
     assert shown == [("M1", "Salem", None), ("M2", "Boston", "12 Main St")]
 
 
+@pytest.mark.parametrize("first", ["acme", "globex"])
+def test_clients_with_other_columns_in_silver_stand_beside_each_other(tmp_path: Path, first: str) -> None:
+    home = install(tmp_path, {"acme": _POLICIES, "globex": "client_id: globex\n"})
+    other = "globex" if first == "acme" else "acme"
+    for day, client_id in enumerate([first, other, first, other], 6):
+        done = deliver(home, f"{client_id}_2025010{day}.csv", csv_of(line("M1", city=f"Town {day}"), line(f"M{day}")))
+        assert done.status == "succeeded"
+    shown = home.lake.silver.frame().group_by("client_id").agg(pl.col("phone_last4").unique(), pl.len())
+    assert shown.sort("client_id").rows() == [("acme", ["*1000"], 3), ("globex", [None], 3)]
+
+
+def test_what_a_policy_no_longer_makes_is_gone_from_a_member_that_changes(tmp_path: Path) -> None:
+    home = install(tmp_path, {"acme": _POLICIES})
+    deliver(home, "acme_20250106.csv", csv_of(line("M1")))
+    home = configure(home, "client_id: acme\n")
+    deliver(home, "acme_20250107.csv", csv_of(line("M1", city="Salem")))
+    row = silver_of(home)
+    assert (row["phone_last4"], row["initial"], row["birth_year"]) == (None, None, 1980)
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [
