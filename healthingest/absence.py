@@ -132,7 +132,10 @@ def _bronze(platform: Platform, member: Member) -> Looked:
 
 
 def _quarantine(platform: Platform, member: Member) -> Looked:
-    """All versions of rejected records that lie on disk, each opened; whose id cannot be told, by its fields."""
+    """All versions of rejected records that lie on disk, each opened; whose id cannot be told, by its fields.
+
+    A record that was taken out of bronze must not stand here either, whatever its fields hold.
+    """
     client_id, looked = member.client_id, Looked()
     clients: dict[str, Any] = {}
     for path in platform.lake.quarantine.files_of(client_id):
@@ -147,7 +150,8 @@ def _quarantine(platform: Platform, member: Member) -> Looked:
             client = clients.setdefault(registered.delivery.config_hash, reading_client(platform, registered.delivery))
             sealed = zip(part["record_no"], part["sealed_record"], strict=True)
             raw = [open_record(platform.keyring, client_id, str(file_id), n, record) for n, record in sealed]
-            looked.found += sum(hold_ids(raw, client, member.names))
+            held = pl.Series(hold_ids(raw, client, member.names), dtype=pl.Boolean)
+            looked.found += int((held | part["record_no"].is_in(registered.facts.erased_records)).sum())
     return looked
 
 

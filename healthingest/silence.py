@@ -26,7 +26,9 @@ def silence(platform: Platform, delivery: Delivery, client: Client, checked: Che
         return checked, False
     members = without_erased(platform, delivery.client_id, checked)
     spoken = members.accepted.height < checked.accepted.height
-    if not spoken and not any(hold_ids(checked.rejected["raw"].to_list(), client, names)):
+    rejected = checked.rejected["raw"].to_list()
+    # A transform makes ids that stand in no field; only reading the file with it tells whose they are.
+    if not spoken and not (rejected and client.config.transform) and not any(hold_ids(rejected, client, names)):
         return checked, False
     found = find_in_bronze(platform, _registered(platform, delivery), names)
     kept = pl.when(~pl.col(RECORD_NO).is_in(sorted(found.numbers))).then(pl.col("raw"))

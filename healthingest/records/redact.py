@@ -1,10 +1,11 @@
 """Finds the records of certain members in a file, and gives its bytes without them: for erasure.
 
 Found are records whose member id, in its standard form, is one of theirs; and of records without a sound id, those
-that hold such an id as a field: a malformed record may have it in any place. What is taken out leaves a record that
-says nothing, so that numbers and lines of all others stay what they were.
+that hold such an id as a field: a malformed record may have it in any place, and between any delimiters. What is taken
+out leaves a record that says nothing, so that numbers and lines of all others stay what they were.
 """
 
+import contextlib
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 
@@ -25,6 +26,8 @@ _GONE = b"erased"
 _BOM = b"\xef\xbb\xbf"
 #: Longest member id.
 _LONGEST = 64
+#: Of files that were written for somebody else.
+_DELIMITERS = (b",", b";", b"|", b"\t")
 #: Who is looked for: of each member id (String, standard form) whether it is one of theirs (Boolean, never null).
 Names = Callable[[pl.Series], pl.Series]
 
@@ -73,21 +76,39 @@ def without_records(source: ByteSource, facts: Facts, client: Client, lines: Col
 
 
 def hold_ids(records: Collection[bytes], client: Client, names: Names) -> list[bool]:
-    """Of each record without a sound id whether one of its fields is one of theirs."""
-    source = client.config.source
-    grammar, plain = Grammar(source.delimiter, source.quote), Grammar(source.delimiter, None)
-    around = b" \t" + (source.quote or "").encode()
+    """Of each record without a sound id whether one of its fields is one of theirs, as it stands or made standard.
+
+    Fields are also told by other delimiters than the client's: with a wrong one, no record has a sound id.
+    """
+    grammar = Grammar(client.config.source.delimiter, client.config.source.quote)
+    around = b' \t"' + (client.config.source.quote or "").encode()
     rows: list[int] = []
     texts: list[str] = []
     for row, record in enumerate(records):
-        fields = {*grammar.fields(record), *(f for line in LINE_END.split(record) for f in plain.fields(line))}
-        sound = {f.strip(around).decode("utf-8", "replace") for f in fields if len(f) <= 2 * _LONGEST}
+        fields = {*grammar.fields(record), *(f for line in LINE_END.split(record) for f in _cut(line, client))}
+        bare = {f.strip(around) for f in fields}
+        sound = {_text(f, client) for f in bare if 0 < len(f) <= 2 * _LONGEST}
         texts += sound
         rows += [row] * len(sound)
     if not texts:
         return [False] * len(records)
-    hit = set(pl.Series(rows).filter(names(pl.Series(texts, dtype=pl.String))))
+    given = pl.Series("member_id", texts, dtype=pl.String)
+    standard = standardize(given.to_frame(), client).select(client.contract.standard_of("member_id")).to_series()
+    hit = set(pl.Series(rows).filter(names(given) | names(standard)))
     return [row in hit for row in range(len(records))]
+
+
+def _cut(line: bytes, client: Client) -> Iterator[bytes]:
+    """A line's fields by the client's delimiter, and by each that another client might have."""
+    for delimiter in {client.config.source.delimiter.encode(), *_DELIMITERS}:
+        yield from line.split(delimiter)
+
+
+def _text(field: bytes, client: Client) -> str:
+    for encoding in ("utf-8", *client.config.source.encodings):
+        with contextlib.suppress(UnicodeDecodeError):
+            return field.decode(encoding)
+    return field.decode("utf-8", "replace")
 
 
 def _look(batch: Batch, client: Client, names: Names, found: Found) -> None:

@@ -17,6 +17,7 @@ from healthingest.cli import app
 from healthingest.erase import Request, erase_client, erase_member, release_hold, set_hold
 from healthingest.errors import BusyError, KeyringError, UsageError
 from healthingest.ingest import ingest, register
+from healthingest.lake.quarantine import open_record
 from healthingest.maintain import maintain
 from healthingest.planning import plan_paths
 from healthingest.platform import Platform
@@ -88,6 +89,63 @@ def test_no_byte_of_the_installation_holds_the_member_once_it_is_opened(tmp_path
         assert token.encode() not in raw, path
         if path.suffix == ".parquet" and "vault" not in path.parts:
             assert token not in str(pl.read_parquet(path, hive_partitioning=False).to_dicts()), path
+
+
+def opened(home: Platform, client_id: str = "acme") -> bytes:
+    """All that bronze and sealed records hold of a client, once it is opened."""
+    bronze = [home.lake.bronze.open(r.delivery).read() for r in home.lake.bronze.of_client(client_id)]
+    rows = home.lake.quarantine.frame(None, pl.col("sealed_record").is_not_null())
+    named = rows.filter(pl.col("client_id") == client_id).select("file_id", "record_no", "sealed_record")
+    return b"\n".join([*bronze, *(open_record(home.keyring, client_id, *row) for row in named.iter_rows())])
+
+
+@pytest.mark.parametrize(
+    "raw",
+    ["\u00a0Z2", "Z2\u00a0", '"\u2003Z2 "', "\u200bZ2", f"{' ' * 200}Z2", "#z2#"],
+    ids=["no-break", "no-break after", "em space", "zero width", "wide", "as the client writes it"],
+)
+@pytest.mark.parametrize("encoding", ["utf-8", "cp1252"])
+def test_rejected_and_malformed_records_are_found_however_their_id_is_written(
+    tmp_path: Path, raw: str, encoding: str
+) -> None:
+    config = "quality: {max_invalid_ratio: 1.0}\ncolumns: {member_id: {to: member_id, strip: '#', case: upper}}\n"
+    home = install(tmp_path, {"acme": f"client_id: acme\nsource: {{encoding: {encoding}}}\n{config}"})
+    gone = {"last_name": "Zgone"}
+    text = csv_of(line("M1"), line(raw, **gone), line(raw, **gone, zip="1"), f"{raw},Zgone", line(raw, **gone) + ",x")
+    sent = text.encode(encoding, "ignore")
+    deliver(home, "acme_20250101.csv", sent)
+    erase_member(home, "acme", "Z2", NOW)
+    assert b"Zgone" not in opened(home)
+    deliver(home, "acme_20250102.csv", sent)
+    assert b"Zgone" not in opened(home)
+    assert b"M1" in opened(home)
+
+
+@pytest.mark.parametrize("other", ["|", ";", "\t"])
+def test_a_file_and_a_record_with_a_wrong_delimiter_are_looked_through(tmp_path: Path, other: str) -> None:
+    home = install(tmp_path, {"acme": "client_id: acme\nquality: {max_invalid_ratio: 1.0}\n"})
+    gone = line("Z2", last_name="Zgone")
+    whole = csv_of(line("M1"), gone, line("M3")).replace(",", other)
+    assert deliver(home, "acme_20250101.csv", whole).status == "failed"
+    deliver(home, "acme_20250102.csv", csv_of(line("M1"), gone.replace(",", other), line("M3").replace(",", other)))
+    erase_member(home, "acme", "Z2", NOW)
+    assert b"Zgone" not in opened(home)
+    assert opened(home).count(b"M3") == 3  # others' stay
+    assert not list(home.places.landing.iterdir())
+
+
+def test_a_rejected_record_is_found_where_a_transform_makes_the_id(tmp_path: Path) -> None:
+    made = "transform: [{concat: [group, number], separator: '-', to: member_id}]\n"
+    home = install(tmp_path, {"acme": f"client_id: acme\nquality: {{max_invalid_ratio: 1.0}}\n{made}"})
+    header = "group," + HEADER.replace("member_id", "number")
+    bad = "G1," + line("2", last_name="Zgone", zip="1")
+    others = "G1," + line("3", zip="1")
+    deliver(home, "acme_20250101.csv", csv_of("G1," + line("1"), "G1," + line("2"), bad, others, header=header))
+    certificate = erase_member(home, "acme", "G1-2", NOW)
+    assert certificate["erased"]["rejected_records"] == 1
+    deliver(home, "acme_20250102.csv", csv_of("G1," + line("1"), bad, others, header=header))
+    assert b"Zgone" not in opened(home)
+    assert sorted(home.lake.quarantine.frame()["state"]) == ["erased", "erased", "open", "open"]
 
 
 def test_a_late_file_does_not_bring_an_erased_member_back_and_is_accounted_for(tmp_path: Path) -> None:
