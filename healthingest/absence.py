@@ -11,10 +11,10 @@ from typing import Any
 import polars as pl
 
 from healthingest.contracts.clients import Client
-from healthingest.errors import UnroutableError
 from healthingest.lake.delta import Table
 from healthingest.lake.quarantine import open_record
 from healthingest.landing.discovery import list_landing
+from healthingest.landing.names import named_client
 from healthingest.model import Delivery
 from healthingest.platform import Platform
 from healthingest.privacy import tokens
@@ -81,14 +81,12 @@ def look_for(
 
 
 def landed_of(platform: Platform, client_id: str) -> list[tuple[Path, str]]:
-    """The client's files in the landing zone and its archive, with the names that they were sent under."""
-    found = []
-    for landed in list_landing(platform.places.landing):
-        try:
-            if platform.route(landed.name).client_id == client_id:
-                found.append((landed.path, landed.name))
-        except UnroutableError:
-            continue
+    """The client's files in the landing zone and its archive, with the names that they were sent under.
+
+    Also those that no ingest would take: of a client that is not active, or of an impossible date.
+    """
+    landed = list_landing(platform.places.landing)
+    found = [(file.path, file.name) for file in landed if named_client(file.name) == client_id]
     archive = platform.places.landing.parent / "archive" / client_id
     kept = sorted(archive.iterdir()) if archive.is_dir() else []
     return found + [(path, path.name.partition("-")[2]) for path in kept]

@@ -11,7 +11,7 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from healthingest.lake.delta import retry
 from healthingest.lake.quarantine import ERASED, open_record
 from healthingest.lake.rewrite import GONE
 from healthingest.lake.silver import Snapshot
+from healthingest.landing.names import parse_file_name
 from healthingest.model import Delivery
 from healthingest.platform import Platform
 from healthingest.privacy.certificate import signed
@@ -76,7 +77,7 @@ def member_of_token(platform: Platform, client_id: str, token: str) -> str:
 
 def find_member(platform: Platform, client_id: str, member_id: str, on_step: OnStep) -> dict[str, Looked]:
     """Where a member stands, by place; changes nothing."""
-    _may_be_erased(platform, client_id)
+    _member_may_be_erased(platform, client_id)
     platform = platform.current(client_id)
     return look_for(platform, Member.of(platform, client_id, member_id), on_step=on_step)
 
@@ -85,11 +86,11 @@ def erase_member(platform: Platform, client_id: str, member_id: str, request: Re
     """Erase a member by its id in the standard form; returns the certificate, which is also kept.
 
     Raises:
-        UsageError: there is a legal hold.
+        UsageError: there is a legal hold, or no config that tells how the client's files are read.
         BusyError: others are at work on the client, or a maintenance runs.
         IncompleteError: the member was found again afterwards, or the keyring lacks a key that this needs.
     """
-    _may_be_erased(platform, client_id)
+    _member_may_be_erased(platform, client_id)
     entry = platform.lake.erasures.entry(client_id, member_id)
     if platform.lake.holds.note(client_id, entry):
         raise UsageError("There is a legal hold on this member: healthingest erase release takes it off.")
@@ -224,7 +225,8 @@ def _remove(platform: Platform, member: Member, request: Request) -> _Removed:
     deliveries = records = 0
     landed = [(path, delivery_at(platform, client_id, path, name)) for path, name in landed_of(platform, client_id)]
     for name in lake.bronze.unfinished(client_id):
-        lake.bronze.finish(platform.route(name), platform.clients.clients[client_id])
+        sent = parse_file_name(name, [client_id], first_date=date.min, today=date.max)
+        lake.bronze.finish(sent, platform.clients.clients[client_id])
     for registered in list(lake.bronze.of_client(client_id)):
         found = take_out_of_bronze(platform, registered.delivery, member.names)
         if found.lines:
@@ -316,8 +318,22 @@ def _alone(platform: Platform, client_id: str, request: Request) -> Iterator[Non
 def _may_be_erased(platform: Platform, client_id: str) -> None:
     _keyring_of_all(platform, client_id)
     client = platform.clients.clients.get(client_id)
+    if client is None and platform.clients.problems:  # one of them may be its own, whatever the file is called
+        broken = ", ".join(sorted({problem.file.name for problem in platform.clients.problems}))
+        raise UsageError(
+            f"There is no telling whether there is a legal hold on {client_id} while {broken} cannot be used; mend it."
+        )
     if client and client.config.legal_hold:
         raise UsageError(f"There is a legal hold on {client_id}: {client.config.legal_hold}.")
+
+
+def _member_may_be_erased(platform: Platform, client_id: str) -> None:
+    _may_be_erased(platform, client_id)
+    if client_id not in platform.clients.clients:
+        raise UsageError(
+            f"There is no config of {client_id}, which tells how its files are read; put its YAML back, with "
+            '"active: false" if it sends no more.'
+        )
 
 
 def _keyring_of_all(platform: Platform, client_id: str) -> None:

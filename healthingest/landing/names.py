@@ -31,6 +31,12 @@ def printable(name: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
+def named_client(name: str) -> str | None:
+    """The client that a landed file's name starts with, whether it exists, is active, or may have sent that date."""
+    match = _NAME.fullmatch(name)
+    return match["client"] if match else None
+
+
 def parse_file_name(name: str, client_ids: Collection[str], *, first_date: date, today: date) -> FileName:
     """Read a landed file's name.
 

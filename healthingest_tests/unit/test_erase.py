@@ -23,7 +23,7 @@ from healthingest.planning import plan_paths
 from healthingest.platform import Platform
 from healthingest.privacy.certificate import faults, public_key
 from healthingest.privacy.keyring_file import keyring_status
-from healthingest_tests.conftest import HEADER, csv_of, deliver, drop, install, line
+from healthingest_tests.conftest import HEADER, configure, csv_of, deliver, drop, install, line
 
 NOW = Request(wait=0)
 GONE = "M2"
@@ -283,6 +283,39 @@ def test_a_legal_hold_keeps_a_member_and_a_client(home: Platform) -> None:
             attempt()
     assert found_of(home)["silver"] == 1
     erase_member(home, "acme", GONE, NOW)
+
+
+def test_nothing_is_erased_while_a_config_that_may_hold_a_legal_hold_cannot_be_read(home: Platform) -> None:
+    deliver(home, "acme_20250101.csv", csv_of(line("M1"), line(GONE)))
+    (home.places.configs / "acme.yaml").write_text("client_id: acme\nlegal_hold: case 8\nqualty: {}\n")
+    run = CliRunner().invoke
+    for words in (["member", "--client", "acme", "--dry-run"], ["member", "--client", "acme"], ["client", "acme"]):
+        said = run(app, ["erase", *words], input=f"{GONE}\n")
+        assert (said.exit_code, "acme.yaml cannot be used" in said.output) == (2, True), said.output
+    (home.places.configs / "acme.yaml").write_text("client_id: acme\n")
+    assert found_of(Platform.open(home.places))["silver"] == 1
+
+
+def test_a_client_without_a_config_is_erased_with_what_landed_and_its_members_wait_for_the_config(
+    home: Platform,
+) -> None:
+    deliver(home, "acme_20250101.csv", csv_of(line("M1"), line(GONE)))
+    (home.places.configs / "acme.yaml").unlink()
+    run = CliRunner().invoke
+    said = run(app, ["erase", "member", "--client", "acme"], input=f"{GONE}\n")
+    assert (said.exit_code, "put its YAML back" in said.output) == (2, True), said.output
+    for name in ("acme_20250102.csv", "acme_20990101.csv", "acme_b_20250101.csv"):
+        drop(home, name, csv_of(line(GONE)))
+    said = run(app, ["erase", "client", "acme", "--json"])
+    assert json.loads(said.output)["erased"]["landing"] == 3
+    assert [path.name for path in home.places.landing.iterdir()] == ["acme_b_20250101.csv"]
+
+
+def test_a_member_of_a_client_that_is_not_active_any_more_is_erased_from_what_landed_too(home: Platform) -> None:
+    deliver(home, "acme_20250101.csv", csv_of(line("M1"), line(GONE)))
+    idle = configure(home, "client_id: acme\nactive: false\n")
+    assert erase_member(idle, "acme", GONE, NOW)["erased"]["landed_files"] == 1
+    assert found_of(idle) == dict.fromkeys(found_of(idle), 0) | {"silver": 1}
 
 
 def test_an_erasure_waits_for_attempts_and_gives_up_having_done_nothing(home: Platform) -> None:
