@@ -49,6 +49,8 @@ _CLASSES: dict[str, Class] = {
     "gender": "free", "us_state": "quasi-identifier", "us_zip": "quasi-identifier", "date": "quasi-identifier",
     "npi": "quasi-identifier", "text": "quasi-identifier",
 }  # fmt: skip
+#: Types whose values name a person by their form: no contract can say otherwise.
+_ALWAYS_NAMES = frozenset({"phone", "email", "ssn", "mbi"})
 #: Way of generalising -> the type whose values it takes.
 _GENERALIZED: dict[str, str] = {"year": "date", "month": "date", "age_band": "date", "zip3": "us_zip"}
 
@@ -96,10 +98,13 @@ class Column(Strict):
 
     @model_validator(mode="after")
     def _policy_fits(self) -> "Column":
+        if self.type in _ALWAYS_NAMES and self.kind_of_value != "identifier":
+            raise ValueError(f"{self.name} is of type {self.type}, which names a person: leave its class out")
         if self.policy.keep and self.kind_of_value == "identifier":
+            codes = "" if self.type in _ALWAYS_NAMES else '; if its values are codes, write "class: free"'
             raise ValueError(
-                f"{self.name} may name a person and cannot be kept in the clear: vault, mask, generalise or drop it; "
-                'if its values are codes, write "class: free"'
+                f"{self.name} may name a person and cannot be kept in the clear: vault, mask, generalise or drop "
+                f"it{codes}"
             )
         for how in self.policy.generalize.values():
             if self.type != _GENERALIZED[how]:

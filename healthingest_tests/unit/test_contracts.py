@@ -291,6 +291,11 @@ def test_the_fingerprint_changes_with_any_yaml_and_with_nothing_else(configs: Pa
         (("{drop: true}", "{generalize: {born3: zip3}}"), "column of type us_zip"),
         (("{drop: true}", "{generalize: {band: age_band}}"), "generalise to a year too"),
         (("type: date, policy: {drop: true}", "type: email, policy: {keep: true}"), "cannot be kept in the clear"),
+        *[
+            (("type: date, policy: {drop: true}", f"type: {t}, class: {c}, policy: {{keep: true}}"), "leave its class")
+            for t in ("email", "phone", "ssn", "mbi")
+            for c in ("free", "quasi-identifier")
+        ],
         (("name: born", "name: member_id"), "given twice"),
         (("name: born", "name: 'born; drop'"), "pattern"),
         (("type: date", "type: number"), "identifier"),
