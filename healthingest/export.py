@@ -25,6 +25,8 @@ _LIMITED_TYPES = frozenset({"date", "us_state", "us_zip", "gender"})
 _LIMITED_TEXT = frozenset({"city", "town"})
 #: Ways of generalising that leave nothing of the 18 identifiers.
 _SAFE = frozenset({"year", "zip3"})
+#: Types whose values are among the 18 identifiers, whatever a contract says of their class.
+_NEVER_SAFE = frozenset({"name", "date", "us_zip", "phone", "email", "ssn", "mbi"})
 
 
 @dataclass(frozen=True)
@@ -58,8 +60,9 @@ def export_members(
     Columns of `operations`: client_id, the contract's columns in their standard form (String; without those that the
     role may not open), derived columns, age bands as of `as_of`, creation_date (Date, of the record that last changed
     the member), last_seen (Date, of the last that named it); sorted by client and member. `limited_data_set`: of these
-    gender, town, state, ZIP, dates and codes. `safe_harbor`: codes, state, years below 90 years of age, zip3; no
-    client, no order; groups of fewer than `k` members with equal values are left out and counted.
+    gender, town, state, ZIP, dates and codes. `safe_harbor`: codes, state, years below 90 years of age (as of `as_of`,
+    but never before today: what was 89 then is not now), zip3; no client, no order; groups of fewer than `k` members
+    with equal values are left out and counted.
 
     Raises:
         UsageError: no such profile, role or client, or the role is for other purposes.
@@ -74,7 +77,7 @@ def export_members(
     parts = [part for part in parts if part.height]
     frame = pl.concat(parts, how="diagonal") if parts else _nobody(profile, columns)
     if profile == "safe_harbor":
-        return _safe_harbor(frame, reader.contracts, when, k)
+        return _safe_harbor(frame, reader.contracts, max(when, today()), k)
     keys = [c for c in ("client_id", "member_id") if c in frame.columns]
     return Exported(frame.sort(keys, maintain_order=True) if keys else frame, {"as_of": when.isoformat()})
 
@@ -83,16 +86,28 @@ def _columns(contracts: Sequence[Contract], profile: str) -> dict[str, pl.DataTy
     """The contracts' columns that a profile shows."""
     found: dict[str, pl.DataType] = {}
     for contract in contracts:
-        shown = {c.name: pl.String() for c in contract.columns if _shows(profile, c)}
-        if profile == "safe_harbor":
-            safe = {target for target, (_, how) in contract.derived.items() if how in _SAFE}
-            found |= shown | {n: t for n, t in readable_columns(contract).items() if n in safe}
-            continue
-        found |= shown
-        if profile == "operations":
-            found |= readable_columns(contract)
-        found |= dict.fromkeys(contract.age_bands, pl.String())
-    return found
+        found |= _columns_of(contract, profile)
+    if profile == "operations":
+        return found
+    # Tables have one column of a name: what is a code in one contract may be an address in another.
+    unfit = {c for contract in contracts for c in _read_of(contract, profile) - set(_columns_of(contract, profile))}
+    return {name: dtype for name, dtype in found.items() if name not in unfit}
+
+
+def _columns_of(contract: Contract, profile: str) -> dict[str, pl.DataType]:
+    shown: dict[str, pl.DataType] = {c.name: pl.String() for c in contract.columns if _shows(profile, c)}
+    if profile == "safe_harbor":
+        safe = {target for target, (_, how) in contract.derived.items() if how in _SAFE}
+        return shown | {n: t for n, t in readable_columns(contract).items() if n in safe}
+    made = readable_columns(contract) if profile == "operations" else {}
+    return shown | made | dict.fromkeys(contract.age_bands, pl.String())
+
+
+def _read_of(contract: Contract, profile: str) -> set[str]:
+    """Columns of a contract whose values come before a profile's: `safe_harbor` is made of silver alone."""
+    if profile == "safe_harbor":
+        return set(readable_columns(contract))
+    return {*contract.kept, *contract.vaulted}
 
 
 def _shows(profile: str, column: Column) -> bool:
@@ -101,7 +116,8 @@ def _shows(profile: str, column: Column) -> bool:
     if profile == "operations":
         return bool(policy.keep or policy.vault)
     if profile == "safe_harbor":
-        return policy.keep and (column.type == "us_state" or column.kind_of_value == "free")
+        free = column.kind_of_value == "free" and column.type not in _NEVER_SAFE
+        return policy.keep and (column.type == "us_state" or free)
     if not (policy.keep or policy.vault):
         return False
     return column.type in _LIMITED_TYPES or column.name in _LIMITED_TEXT or column.kind_of_value == "free"
@@ -110,8 +126,9 @@ def _shows(profile: str, column: Column) -> bool:
 def _of_client(
     reader: Reader, snapshot: Snapshot, profile: str, columns: dict[str, pl.DataType], when: date
 ) -> pl.DataFrame:
-    opened = reader.opened(snapshot.client_id, columns)
-    rows = reader.rows(snapshot, columns, when)
+    wanted = [] if profile == "safe_harbor" else list(columns)
+    opened = reader.opened(snapshot.client_id, wanted)
+    rows = reader.rows(snapshot, wanted, when)
     present = [c for c in columns if c in rows.columns]
     around = {"safe_harbor": [], "limited_data_set": ["creation_date"], "operations": ["creation_date", "last_seen"]}
     if profile == "operations":

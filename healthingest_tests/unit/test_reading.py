@@ -16,7 +16,7 @@ from healthingest.errors import ConfigError, IncompleteError, KeyringError, Usag
 from healthingest.export import export_members
 from healthingest.ingest import ingest, register
 from healthingest.lake.events import Head, anchor_of, write_anchor
-from healthingest.places import Places
+from healthingest.places import Places, today
 from healthingest.platform import Platform
 from healthingest.privacy.generalize import zip3_allow_list
 from healthingest.privacy.keyring import SHARED
@@ -286,20 +286,57 @@ def test_a_limited_data_set_names_nobody_and_keeps_towns_and_dates(home: Platfor
 def test_safe_harbor_of_people_of_every_age_and_prefix(tmp_path: Path) -> None:
     home = install(tmp_path)
     small = ["202", "204", "205", "369", "753", "772", "036", "059", "821", "893"]
-    years = [1900, 1935, 1936, 1937, 1980, 2024]
+    years = [1900, 1969, 1970, 1971, 1980, 2024]
     records = [
         line(f"M{zip3}{year}", zip=f"{zip3}01", dob=f"{year}-06-15")
         for zip3 in [*small, "021", "606"] for year in years
     ]  # fmt: skip
     deliver(home, "acme_20250106.csv", csv_of(*records))
-    done = export_members(home, profile="safe_harbor", as_of=date(2026, 1, 1))
+    done = export_members(home, profile="safe_harbor", as_of=date(2060, 1, 1))
     frame = done.frame
     assert frame.columns == ["gender", "state", "birth_year", "zip3", "birth_year_90_plus"]
     assert set(frame["zip3"]) == {"000", "021", "606"}
-    assert set(frame["birth_year"]) == {None, 1937, 1980, 2024}
+    assert set(frame["birth_year"]) == {None, 1971, 1980, 2024}
     assert frame.filter(pl.col("birth_year_90_plus"))["birth_year"].null_count() == 36
     assert frame.filter(~pl.col("birth_year_90_plus")).height == 36
-    assert (done.notes["zip3_table"], done.notes["as_of"], done.notes["suppressed"]) == ("census-2020", "2026-01-01", 0)
+    assert (done.notes["zip3_table"], done.notes["as_of"], done.notes["suppressed"]) == ("census-2020", "2060-01-01", 0)
+
+
+def test_safe_harbor_as_of_an_earlier_day_shows_no_year_of_who_is_ninety_by_now(home: Platform) -> None:
+    old = today().year - 90
+    deliver(home, "acme_20250107.csv", csv_of(line("M8", dob=f"{old}-12-31"), line("M9", dob=f"{old + 1}-01-01")))
+    done = export_members(home, profile="safe_harbor", purpose="support", as_of=date(1990, 1, 1))
+    assert set(done.frame["birth_year"]) == {None, old + 1, 1980}
+    assert done.notes["as_of"] == today().isoformat()
+
+
+CARDS = """contract: cards
+version: 1
+columns:
+  - {name: member_id, type: identifier, required: true, policy: {token: true, vault: identity}}
+  - {name: city, type: text, class: free, policy: {keep: true}}
+  - {name: plan, type: text, class: free, policy: {keep: true}}
+  - {name: gender, type: gender, policy: {vault: identity}}
+  - {name: since, type: date, class: free, policy: {keep: true}}
+  - {name: area, type: us_zip, class: free, policy: {keep: true}}
+  - {name: phone_number, type: phone, policy: {vault: contact, mask: {zip3: last4}}}
+"""
+
+
+def test_what_is_a_code_in_one_contract_and_more_in_another_is_in_no_narrow_profile(home: Platform) -> None:
+    (home.places.configs / "contracts" / "cards").mkdir()
+    (home.places.configs / "contracts" / "cards" / "1.yaml").write_text(CARDS)
+    (home.places.configs / "initech.yaml").write_text("client_id: initech\ncontract: cards/1\n")
+    home = Platform.open(home.places)
+    header, record = "member_id,city,plan,gender,since,area,phone_number", "I1,C7,gold,M,2020-02-03,02139,617-253-1999"
+    assert deliver(home, "initech_20250106.csv", csv_of(record, header=header)).status == "succeeded"
+    shown = export_members(home, profile="safe_harbor", purpose="support").frame
+    # acme's city is in the vault, so silver's is initech's codes alone; a gender that is vaulted stays there.
+    assert set(shown.columns) == {"gender", "state", "birth_year", "birth_year_90_plus", "city", "plan"}
+    assert (set(shown["city"]), set(shown["gender"])) == ({None, "C7"}, {"F", None})
+    assert events(home, "initech")[-1]["columns"] == []
+    limited = export_members(home, profile="limited_data_set", purpose="support").frame
+    assert {"city", "plan", "dob", "zip"} <= set(limited.columns)
 
 
 def test_groups_below_k_are_left_out_and_counted(tmp_path: Path) -> None:
