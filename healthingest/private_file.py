@@ -14,14 +14,16 @@ def check_target(places: Places, target: Path) -> None:
     """Refuse to write an export where it cannot be, or must not lie.
 
     Raises:
-        UsageError: its suffix is not one of the formats, its folder does not exist, or it is the output folder.
+        UsageError: its suffix is not one of the formats, its folder does not exist, or it is one of the installation's:
+            what lies in the landing zone is a delivery, and the others are read by people who may not see values.
     """
     if target.suffix not in {".csv", ".parquet"}:
         raise UsageError("--out must end in .csv or .parquet.")
     if target.is_dir() or not target.absolute().parent.is_dir():
         raise UsageError(f"--out {target} is a folder, or lies in one that does not exist.")
-    if target.resolve().is_relative_to(places.output):
-        raise UsageError(f"--out must not lie in {places.output}: that is not for people's files.")
+    for folder in (places.output, places.landing, places.landing.parent / "archive", places.configs):
+        if target.resolve().is_relative_to(folder):
+            raise UsageError(f"--out must not lie in {folder}: that is not for people's files.")
 
 
 def write_private(frame: pl.DataFrame, target: Path) -> None:

@@ -419,6 +419,16 @@ def test_export_of_one_client_holds_that_client_only(used: Shell, tmp_path: Path
     assert "nobody" in one_line(said)
 
 
+@pytest.mark.parametrize("place", ["input/raw", "input/archive", "client_configs", "output"])
+@pytest.mark.parametrize("words", [["export"], ["quarantine", "export", "--values"]], ids=["export", "quarantine"])
+def test_no_export_lands_in_the_folders_of_the_installation(used: Shell, place: str, words: list[str]) -> None:
+    folder = used.root / "home" / place
+    folder.mkdir(exist_ok=True)
+    said = used.run(*words, "--out", folder / "acme_20250101.csv")
+    assert (said.code, not (folder / "acme_20250101.csv").exists()) == (2, True), said.out
+    assert "not for people's files" in one_line(said)
+
+
 def test_export_to_a_place_that_does_not_exist_is_one_sentence(used: Shell, tmp_path: Path) -> None:
     said = used.run("export", "--out", tmp_path / "absent" / "members.csv")
     assert said.code == 2
