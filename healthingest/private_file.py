@@ -44,8 +44,9 @@ def write_private(frame: pl.DataFrame, target: Path) -> None:
 def _safe_for_spreadsheets(frame: pl.DataFrame) -> pl.DataFrame:
     """The frame with every text that a spreadsheet would take for a formula led by an apostrophe.
 
-    A sign before nothing but digits is a number or a telephone's, and stays.
+    A sign before nothing but digits is a number or a telephone's, and stays. Some spreadsheets take full-width signs
+    (U+FF1D, FF0B, FF0D, FF20) for plain ones (OWASP, CSV injection).
     """
     text = pl.col(pl.String)
-    formula = text.str.contains(r"^[=+\-@\t\r]") & ~text.str.contains(r"^[+-][0-9]*$")
+    formula = text.str.contains("^[=+\\-@\t\r\n\uff1d\uff0b\uff0d\uff20]") & ~text.str.contains(r"^[+-][0-9]*$")
     return frame.with_columns(pl.when(formula).then(pl.lit("'") + text).otherwise(text).name.keep())

@@ -375,11 +375,14 @@ def test_none_of_the_eighteen_identifiers_of_real_looking_members_is_in_a_safe_h
 
 
 def test_an_export_as_csv_runs_no_formula_and_leaves_telephones_alone(home: Platform, tmp_path: Path) -> None:
-    deliver(home, "acme_20250107.csv", csv_of(line("M9", address="=1+1", city="@home", first_name="-x")))
+    deliver(
+        home, "acme_20250107.csv", csv_of(line("M9", address="=1+1", city="@home", first_name="-x", last_name="＝1"))
+    )
     shell, out = Shell(home.places.home.parent), tmp_path / "out.csv"
     assert shell.run("export", "--purpose", "support", "--out", str(out)).code == 0
     (row,) = pl.read_csv(out, infer_schema=False).filter(pl.col("member_id") == "M9").to_dicts()
     assert (row["address"], row["city"], row["first_name"]) == ("'=1+1", "'@home", "'-x")
+    assert row["last_name"] == "'＝1"
     assert row["phone_number"] == "+16172531000"
 
 
