@@ -82,6 +82,12 @@ def find_member(platform: Platform, client_id: str, member_id: str, on_step: OnS
     return look_for(platform, Member.of(platform, client_id, member_id), on_step=on_step)
 
 
+def was_erased(platform: Platform, client_id: str, member_id: str) -> bool:
+    """Whether a member's erasure was begun before: whoever died may have left nothing but the certificate to do."""
+    entry = platform.lake.erasures.entry(client_id, member_id)
+    return platform.lake.erasures.note(client_id, entry) is not None
+
+
 def erase_member(platform: Platform, client_id: str, member_id: str, request: Request) -> dict[str, Any]:
     """Erase a member by its id in the standard form; returns the certificate, which is also kept.
 
@@ -100,8 +106,10 @@ def erase_member(platform: Platform, client_id: str, member_id: str, request: Re
         noted = lake.erasures.note(client_id, entry) or {"at": _now(), "notices": []}
         lake.erasures.put(client_id, entry, noted)
         removed = _remove(platform, member, request)
-        notices = [Path(p) for p in noted["notices"]] + removed.notices
+        notices = [p for p in map(Path, noted["notices"]) if p.exists()] + removed.notices
         until = datetime.now(UTC) + request.notice
+        if "notice_until" in noted and not removed.notices:
+            until = datetime.fromisoformat(noted["notice_until"])
         kept = notices if request.notice else []
         lake.erasures.put(
             client_id, entry, noted | {"notices": list(map(str, kept)), "notice_until": until.isoformat()}
@@ -113,7 +121,7 @@ def erase_member(platform: Platform, client_id: str, member_id: str, request: Re
             "erased": {**removed.counts, "old_files": files},
             "change_feed": {
                 "silver_from_version": removed.version,
-                "removal_stays_until": until.isoformat() if kept and removed.notices else None,
+                "removal_stays_until": until.isoformat() if kept else None,
             },
             "looked_through": {place: looked.as_dict() for place, looked in left.items()},
             "promise": _MEMBER_PROMISE,

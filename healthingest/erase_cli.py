@@ -47,7 +47,7 @@ def erase_member_command(
 
     Example: healthingest erase member --client acme --out certificate.json < id.txt
     """
-    from healthingest.erase import Request, erase_member, find_member, member_of_token
+    from healthingest.erase import Request, erase_member, find_member, member_of_token, was_erased
     from healthingest.platform import Platform
 
     platform = Platform.open()
@@ -58,7 +58,7 @@ def erase_member_command(
     if dry_run:
         _show_places({place: looked.as_dict() for place, looked in found.items()}, as_json=as_json)
         return 0
-    if not total and not unseen:
+    if not (total or unseen or was_erased(platform, client, member_id)):
         raise UsageError(f"{client} has no trace of this member; check the id. With --unseen it is noted all the same.")
     _confirm(f"Erase this member of {client}, found in {total} places, for good?", yes=yes, as_json=as_json)
     request = Request(wait, timedelta(days=notice_days), backups_until, _tell(as_json=as_json))

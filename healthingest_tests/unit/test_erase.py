@@ -210,6 +210,29 @@ def test_the_feed_tells_of_the_removal_for_a_while_and_then_no_more(home: Platfo
     assert not told[0].exists()
 
 
+def test_a_second_certificate_tells_of_the_change_data_that_the_first_left(home: Platform) -> None:
+    deliver(home, "acme_20250101.csv", csv_of(line("M1"), line(GONE)))
+    first, second = (erase_member(home, "acme", GONE, NOW)["change_feed"]["removal_stays_until"] for _ in range(2))
+    assert first == second is not None
+    last = erase_member(home, "acme", GONE, Request(wait=0, notice=NOW.notice * 0))
+    assert last["change_feed"]["removal_stays_until"] is None
+    assert not list((home.lake.silver.path / "_change_data").rglob("*.parquet"))
+
+
+def test_an_erasure_that_died_before_its_certificate_gets_it_from_the_same_command(home: Platform) -> None:
+    deliver(home, "acme_20250101.csv", csv_of(line("M1"), line(GONE)))
+
+    def die(step: str) -> None:
+        if step == "looking through landing":
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        erase_member(home, "acme", GONE, Request(wait=0, notice=NOW.notice * 0, on_step=die))
+    again = CliRunner().invoke(app, ["erase", "member", "--client", "acme", "--json"], input=f"{GONE}\n")
+    assert again.exit_code == 0, again.output
+    assert json.loads(again.output)["kind"] == "member"
+
+
 def test_tables_built_again_from_bronze_do_not_have_the_member(tmp_path: Path) -> None:
     import shutil
 
