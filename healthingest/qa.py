@@ -18,8 +18,10 @@ import polars as pl
 
 from healthingest.contracts.clients import Client
 from healthingest.contracts.contract import Column
+from healthingest.contracts.source import Transform
 from healthingest.errors import UsageError
 from healthingest.platform import Platform
+from healthingest.records.header import normal_header
 
 _SYLLABLES = ("ba", "ce", "di", "fo", "gu", "ka", "le", "mi", "no", "pu", "ra", "se", "ti", "vo", "wu", "za")
 _STREETS = ("Sample St", "Example Ave", "Test Rd", "Specimen Ln")
@@ -70,17 +72,23 @@ def generate(platform: Platform, target: Path, *, clients: Sequence[str] | None,
 
 
 def _write(file: Path, row: Mapping[str, Any], client: Client, members: _Members, chance: random.Random) -> Made:
-    columns = {item["column"]: item["header"] for item in row["filled"] if item["header"]}
+    columns = {i["column"]: i["header"] for i in row["filled"] if i["header"] or i["column"] in client.made_columns}
     share = {i["column"]: i["records"] / max(row["records"] - row["malformed"], 1) for i in row["filled"]}
     made = _Invented(client, row["creation_date"], chance)
     lines = [
-        [made.value(c, *who) if made.fills(c, who[0], share.get(c, 1.0)) else "" for c in columns]
+        _as_sent(
+            {c: made.value(c, *who) if made.fills(c, who[0], share.get(c, 1.0)) else "" for c in columns},
+            columns,
+            client,
+        )
         for who in _named(row, members, chance)
     ]
-    bad = _broken(row, columns, made)
+    bad = _broken(row, columns, client, made)
     lines += bad
     chance.shuffle(lines)
-    file.write_bytes(_bytes(file.name, list(columns.values()), lines, client))
+    header = [h for h in columns.values() if h]
+    header += [source for step in _steps(columns, client) for source in step.sources]
+    file.write_bytes(_bytes(file.name, header, lines, client))
     return Made(file, len(lines), len(bad))
 
 
@@ -98,17 +106,34 @@ def _named(row: Mapping[str, Any], members: _Members, chance: random.Random) -> 
     return [(number, members[number]) for number in [*named, *repeats]]
 
 
-def _broken(row: Mapping[str, Any], columns: Mapping[str, str], made: "_Invented") -> list[list[str]]:
+def _steps(columns: Mapping[str, str | None], client: Client) -> list[Transform]:
+    """The client's transforms that make columns of others that nothing else fills."""
+    there = {normal_header(header) for header in columns.values() if header}
+    return [s for s in client.config.transform if s.sources and not there & set(map(normal_header, s.sources))]
+
+
+def _as_sent(values: Mapping[str, str], columns: Mapping[str, str | None], client: Client) -> list[str]:
+    """One record's fields as the client's transforms take them: a column that is joined stands in its first part."""
+    fields = [values[column] for column, header in columns.items() if header]
+    for step in _steps(columns, client):
+        made = [values.get(column, "") for column in step.to]
+        fields += [made[0], *[""] * (len(step.sources) - 1)] if step.concat else [step.separator.join(made)]
+    return fields
+
+
+def _broken(
+    row: Mapping[str, Any], columns: Mapping[str, str | None], client: Client, made: "_Invented"
+) -> list[list[str]]:
     """Records that break the rules that the real delivery's did, as often."""
     wanted = [r for r in row["rules"] for _ in range(r["records"]) if (r["severity"] or "error") == "error"]
     lines = []
     for place, broken in enumerate(wanted[: row["rejected"]]):
         values = {c: made.value(c, 10_000_000 + place, 0) for c in columns}
-        line = list(values.values())
+        line = _as_sent(values, columns, client)
         column = broken["column"]
         if column in values:
             values[column] = made.bad(column, broken["rule"], broken["kind"])
-            line = list(values.values())
+            line = _as_sent(values, columns, client)
         elif broken["rule"] == "too_many_fields":
             line = [*line, "x"]
         else:

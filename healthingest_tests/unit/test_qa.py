@@ -126,3 +126,17 @@ columns:
     (made,) = generate(home, tmp_path / "made", clients=None, seed=3)
     done = deliver(other, made.file.name, made.file.read_bytes())
     assert (done.counts.accepted, done.counts.rejected) == (200, 0), done.profile.rules
+
+
+def test_what_transforms_make_is_written_as_the_client_sends_it(tmp_path: Path) -> None:
+    steps = "[{concat: [group, number], separator: '-', to: member_id}, {split: name, to: [first_name, last_name]}]"
+    config = {"acme": f"{ACME}transform: {steps}\n"}
+    home, other = install(tmp_path / "real", config), install(tmp_path / "qa", config)
+    rows = [f"G1,{n},Zfirst Zlast,1980-12-10" for n in range(20)]
+    text = csv_of(*rows, "G1,98,Zfirst Zlast,1700-01-01", "G1,99,Zfirst", header="group,number,name,dob")
+    deliver(home, "acme_20250101.csv", text)
+    (made,) = generate(home, tmp_path / "made", clients=None, seed=1)
+    deliver(other, made.file.name, made.file.read_bytes())
+    one, two = audit(home), audit(other)
+    assert two.select("status", *COUNTS).rows() == one.select("status", *COUNTS).rows()
+    assert two["rules"].to_list() == one["rules"].to_list()
