@@ -3,6 +3,7 @@
 import gzip
 import json
 import random
+import shutil
 from pathlib import Path
 
 import polars as pl
@@ -15,7 +16,7 @@ from healthingest.absence import Member, look_for
 from healthingest.bulk import ingest_bronze
 from healthingest.cli import app
 from healthingest.erase import Request, erase_client, erase_member, release_hold, set_hold
-from healthingest.errors import BusyError, KeyringError, UsageError
+from healthingest.errors import BusyError, IncompleteError, KeyringError, UsageError
 from healthingest.ingest import ingest, register
 from healthingest.lake.quarantine import open_record
 from healthingest.maintain import maintain
@@ -233,9 +234,23 @@ def test_an_erasure_that_died_before_its_certificate_gets_it_from_the_same_comma
     assert json.loads(again.output)["kind"] == "member"
 
 
-def test_tables_built_again_from_bronze_do_not_have_the_member(tmp_path: Path) -> None:
-    import shutil
+@pytest.mark.parametrize("place", ["silver", "checkpoint/sightings", "vault", "quarantine", "bronze/acme"])
+def test_what_comes_back_into_any_place_is_found_and_no_certificate_is_given(
+    home: Platform, tmp_path: Path, place: str
+) -> None:
+    deliver(home, "acme_20250101.csv", csv_of(line("M1"), line(GONE), line(GONE, zip="12")))
+    shutil.copytree(home.places.output / place, tmp_path / "before")
 
+    def plant(step: str) -> None:
+        if step == "looking through landing":
+            shutil.copytree(tmp_path / "before", home.places.output / place, dirs_exist_ok=True)
+
+    with pytest.raises(IncompleteError, match="found again"):
+        erase_member(home, "acme", GONE, Request(wait=0, on_step=plant))
+    assert not list((home.places.output / "checkpoint").glob("certificates/*"))
+
+
+def test_tables_built_again_from_bronze_do_not_have_the_member(tmp_path: Path) -> None:
     home = with_history(tmp_path)
     erase_member(home, "acme", GONE, NOW)
     before = shown(home).drop("creation_date")

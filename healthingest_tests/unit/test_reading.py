@@ -348,7 +348,18 @@ def test_groups_below_k_are_left_out_and_counted(tmp_path: Path) -> None:
     done = export_members(home, profile="safe_harbor", k=3)
     assert (done.frame.height, done.notes["suppressed"], done.notes["smallest_group"]) == (5, 5, 5)
     assert set(done.frame["gender"]) == {"F"}
-    assert export_members(home, profile="safe_harbor", k=11).frame.height == 0
+    assert export_members(home, profile="safe_harbor", k=5).frame.height == 5
+    assert export_members(home, profile="safe_harbor", k=6).frame.height == 0
+    none = export_members(home, profile="safe_harbor", k=11)
+    assert (none.frame.height, none.notes["suppressed"], none.notes["smallest_group"]) == (0, 10, 0)
+
+
+def test_the_order_of_a_safe_harbor_export_is_that_of_its_values(tmp_path: Path) -> None:
+    home = install(tmp_path)
+    records = [line(f"M{n:02}", gender="FMU"[n % 3], dob=f"{1999 - n * 7 % 30}-01-01") for n in range(30)]
+    deliver(home, "acme_20250106.csv", csv_of(*records))
+    frame = export_members(home, profile="safe_harbor").frame
+    assert frame.rows() == sorted(frame.rows())
 
 
 def test_safe_harbor_needs_no_key_that_opens_a_value(home: Platform, tmp_path: Path) -> None:
