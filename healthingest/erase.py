@@ -175,12 +175,15 @@ def erase_client(platform: Platform, client_id: str, request: Request) -> dict[s
     return certificate
 
 
-def set_hold(platform: Platform, client_id: str, member_id: str, reason: str) -> None:
-    """Put a legal hold on a member: nobody can erase it until it is released."""
+def set_hold(platform: Platform, client_id: str, member_id: str, reason: str) -> bool:
+    """Put a legal hold on a member: nobody can erase it until it is released. Whether silver has that member."""
     _keyring_of_all(platform, client_id)
     entry = platform.lake.holds.entry(client_id, member_id)
     platform.lake.holds.put(client_id, entry, {"at": _now(), "by": actor(), "reason": reason})
     platform.lake.events.append(client_id, "legal hold", "", {"who": actor(), "purpose": reason})
+    platform = platform.current(client_id)
+    token = Member.of(platform, client_id, member_id).token
+    return bool(platform.lake.silver.frame(["member_token"], pl.col("member_token") == token).height)
 
 
 def release_hold(platform: Platform, client_id: str, member_id: str) -> None:

@@ -107,8 +107,10 @@ def erase_hold_command(
     from healthingest.platform import Platform
 
     platform = Platform.open()
-    set_hold(platform, client, member_of_token(platform, client, token) if token else _member_id(), reason)
-    _said({"client_id": client, "hold": True}, "The member is held.", as_json=as_json)
+    member_id = member_of_token(platform, client, token) if token else _member_id()
+    known = set_hold(platform, client, member_id, reason)
+    sentence = "The member is held." if known else "The id is held, but silver has no such member: check the id."
+    _said({"client_id": client, "hold": True, "in_silver": known}, sentence, as_json=as_json)
     return 0
 
 

@@ -323,6 +323,15 @@ def test_a_legal_hold_keeps_a_member_and_a_client(home: Platform) -> None:
     erase_member(home, "acme", GONE, NOW)
 
 
+def test_a_hold_on_an_id_that_silver_does_not_have_says_so(home: Platform) -> None:
+    deliver(home, "acme_20250101.csv", csv_of(line("M1"), line(GONE)))
+    hold, said = ["erase", "hold", "--client", "acme", "--reason", "case 7"], {}
+    for given in (GONE, GONE.lower()):
+        said[given] = CliRunner().invoke(app, hold, input=f"{given}\n").output
+    assert said[GONE] == "The member is held.\n"
+    assert "check the id" in said[GONE.lower()]
+
+
 def test_nothing_is_erased_while_a_config_that_may_hold_a_legal_hold_cannot_be_read(home: Platform) -> None:
     deliver(home, "acme_20250101.csv", csv_of(line("M1"), line(GONE)))
     (home.places.configs / "acme.yaml").write_text("client_id: acme\nlegal_hold: case 8\nqualty: {}\n")
