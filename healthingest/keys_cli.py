@@ -252,7 +252,8 @@ def audit_verify_command(
         for fault in faults:
             typer.echo(fault)
         if not faults:
-            typer.echo(f"{len(events.clients())} chains are whole.")
+            alone = "" if anchor else " Whether last events or whole chains are missing, only --anchor shows."
+            typer.echo(f"{len(events.clients())} chains are whole.{alone}")
     return 1 if faults else 0
 
 

@@ -6,11 +6,13 @@ all chains, kept elsewhere.
 """
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import hmac
 import json
 import os
+import stat
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -23,8 +25,8 @@ from healthingest.privacy.keyring import Keyring
 #: Chain of what concerns no single client.
 INSTALLATION = "_installation"
 _START = "0" * 64
-#: Bytes that hold at least one whole event.
-_LONGEST = 64 * 1024
+#: Bytes to read of a chain's end first: they hold the last event, but for a very long one.
+_END = 64 * 1024
 
 
 @dataclass(frozen=True)
@@ -46,9 +48,10 @@ class Events:
         """Add one event to a client's chain, for good; `details` hold names and counts, never a value.
 
         Raises:
-            IncompleteError: the chain's last line is damaged; nothing is added.
+            IncompleteError: the chain's last line is damaged, or it is no plain file; nothing is added.
             KeyringError: the keyring has no key for the role's entries.
         """
+        self._keyring.audit_key(role)  # before a file is made that no event would go into
         with self._open(client_id) as file:
             last = _last(_end_of(file), client_id)
             body = {
@@ -58,14 +61,23 @@ class Events:
                 "role": role,
                 **details,
             }
-            line = json.dumps(body | {"mac": self._mac(client_id, role, last.mac, body)}, ensure_ascii=False)
-            os.write(file, line.encode() + b"\n")
+            line = _line_of(body, self._mac(client_id, role, last.mac, body)) + b"\n"
+            while line:  # of what a disk has no room for it takes the beginning, and refuses the rest only then
+                line = line[os.write(file, line) :]
             os.fsync(file)
 
     def read(self, client_id: str) -> list[dict[str, Any]]:
-        """A client's events, the oldest first."""
-        path = self.root / f"{client_id}.jsonl"
-        return [json.loads(line) for line in path.read_bytes().splitlines()] if path.exists() else []
+        """A client's events, the oldest first.
+
+        Raises:
+            IncompleteError: one cannot be read.
+        """
+        try:
+            return [dict(json.loads(line)) for line in self._lines(client_id)]
+        except (ValueError, TypeError):
+            raise IncompleteError(
+                f"An event of {client_id} is damaged; healthingest audit verify says which."
+            ) from None
 
     def clients(self) -> list[str]:
         """Chains that there are."""
@@ -73,26 +85,35 @@ class Events:
 
     def heads(self) -> dict[str, Head]:
         """Where each chain ends: what an anchor keeps."""
-        return {c: _last((self.root / f"{c}.jsonl").read_bytes(), c) for c in self.clients()}
+        return {c: _last(self._content(c), c) for c in self.clients()}
 
     def faults(self, anchor: Mapping[str, Head] | None = None) -> list[str]:
         """What is wrong with the chains, a sentence each: changed, missing or foreign events; against an anchor too."""
         found = [fault for client_id in self.clients() for fault in self._faults_of(client_id)]
         for client_id, head in (anchor or {}).items():
-            events = self.read(client_id) if not any(f"of {client_id} " in fault for fault in found) else []
-            if events and (len(events) < head.events or events[head.events - 1].get("mac") != head.mac):
-                found.append(f"The chain of {client_id} is not the one that the anchor was taken from.")
-            elif not events and not any(f"of {client_id} " in fault for fault in found):
+            if not head.events or any(f"of {client_id} " in fault for fault in found):
+                continue
+            events = self.read(client_id)
+            if not events:
                 found.append(f"The chain of {client_id} is gone; the anchor saw {head.events} events.")
+            elif len(events) < head.events or events[head.events - 1].get("mac") != head.mac:
+                found.append(f"The chain of {client_id} is not the one that the anchor was taken from.")
         return found
 
     def _faults_of(self, client_id: str) -> Iterator[str]:
         before = _START
-        for number, line in enumerate((self.root / f"{client_id}.jsonl").read_bytes().splitlines(), 1):
+        try:
+            lines = self._lines(client_id)
+        except IncompleteError as error:
+            yield str(error)
+            return
+        for number, line in enumerate(lines, 1):
             try:
                 body = json.loads(line)
                 mac, role = body.pop("mac"), body["role"]
                 right = hmac.compare_digest(mac, self._mac(client_id, role, before, body)) and body["no"] == number
+                # JSON has many ways to say the same, and some (a key twice) that other programs read otherwise.
+                right = right and line == _line_of(body, mac)
             except (ValueError, KeyError, TypeError, AttributeError):
                 right, mac = False, ""
             if not right:
@@ -104,11 +125,24 @@ class Events:
         said = json.dumps([client_id, before, body], sort_keys=True, ensure_ascii=False).encode()
         return hmac.new(self._keyring.audit_key(role), said, hashlib.sha256).hexdigest()
 
+    def _lines(self, client_id: str) -> list[bytes]:
+        return self._content(client_id).split(b"\n")[:-1]
+
+    def _content(self, client_id: str) -> bytes:
+        """A chain's whole lines; what a writer that died left without its line's end is no event."""
+        try:
+            fd = _open_plain(self.root / f"{client_id}.jsonl", os.O_RDONLY)
+        except FileNotFoundError:
+            return b""
+        with os.fdopen(fd, "rb") as file:
+            content = file.read()
+        return content[: content.rfind(b"\n") + 1]
+
     @contextlib.contextmanager
     def _open(self, client_id: str) -> Iterator[int]:
         self.root.mkdir(parents=True, exist_ok=True, mode=0o700)
         mode = 0o660 if _shared(self.root) else 0o600
-        fd = os.open(self.root / f"{client_id}.jsonl", os.O_RDWR | os.O_APPEND | os.O_CREAT, mode)
+        fd = _open_plain(self.root / f"{client_id}.jsonl", os.O_RDWR | os.O_APPEND | os.O_CREAT, mode)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX)
             yield fd
@@ -116,23 +150,51 @@ class Events:
             os.close(fd)
 
 
+def _line_of(body: Mapping[str, Any], mac: str) -> bytes:
+    return json.dumps({**body, "mac": mac}, ensure_ascii=False).encode()
+
+
+def _open_plain(path: Path, flags: int, mode: int = 0o600) -> int:
+    """Open a chain, never through a link: who may only add events could have us change what only we may change.
+
+    Raises:
+        IncompleteError: something else than a plain file lies there.
+    """
+    odd = IncompleteError(
+        f"The chain of {path.stem} is no plain file; look at who made {path}, and restore it from its backup."
+    )
+    try:
+        fd = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK, mode)
+    except OSError as error:
+        if error.errno in {errno.ELOOP, errno.EISDIR, errno.ENXIO}:
+            raise odd from None
+        raise
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise odd
+    return fd
+
+
 def _end_of(fd: int) -> bytes:
-    """The last events; what a writer that died left without its line's end was never acknowledged and goes."""
-    size = os.fstat(fd).st_size
-    start = max(0, size - _LONGEST)
-    content = os.pread(fd, size - start, start)
-    whole = content.rfind(b"\n") + 1
+    """At least the last event; what a writer that died left without its line's end was never acknowledged and goes."""
+    size, wanted = os.fstat(fd).st_size, _END
+    while True:
+        start = max(0, size - wanted)
+        content = os.pread(fd, size - start, start)
+        whole = content.rfind(b"\n") + 1
+        if not start or b"\n" in content[: max(whole - 1, 0)]:
+            break
+        wanted *= 2
     if whole < len(content):
         os.ftruncate(fd, start + whole)
     return content[:whole]
 
 
 def _last(content: bytes, client_id: str) -> Head:
-    lines = content.splitlines()
-    if not lines:
+    if not content:
         return Head(0, _START)
     try:
-        body = json.loads(lines[-1])
+        body = json.loads(content.split(b"\n")[-2])
         return Head(int(body["no"]), str(body["mac"]))
     except (ValueError, KeyError, TypeError):
         raise IncompleteError(
@@ -166,6 +228,7 @@ def anchor_of(path: Path) -> dict[str, Head]:
         UsageError: it is no anchor.
     """
     try:
-        return {client_id: Head(**head) for client_id, head in json.loads(path.read_text()).items()}
-    except (OSError, ValueError, TypeError, AttributeError):
+        said = json.loads(path.read_text())
+        return {client_id: Head(int(head["events"]), str(head["mac"])) for client_id, head in said.items()}
+    except (OSError, ValueError, TypeError, AttributeError, KeyError):
         raise UsageError(f"{path} is no anchor as healthingest audit anchor writes it.") from None

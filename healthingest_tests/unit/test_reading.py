@@ -5,6 +5,8 @@ import os
 import pwd
 import re
 import stat
+import subprocess
+import sys
 from datetime import date
 from pathlib import Path
 
@@ -256,6 +258,136 @@ def test_a_chain_that_was_touched_does_not_verify(home: Platform, how: str) -> N
     assert "of acme" in home.lake.events.faults()[0]
 
 
+@pytest.mark.parametrize("how", ["key twice", "spaces", "line ends"])
+def test_an_event_that_only_says_the_same_to_some_does_not_verify(home: Platform, how: str) -> None:
+    for _ in range(2):
+        read(home, "analyst")
+    path = home.lake.events.root / "acme.jsonl"
+    text = path.read_text()
+    match how:
+        case "key twice":  # Python takes the last one, others the first
+            text = text.replace('{"no": 1,', '{"members": 0, "no": 1,')
+        case "spaces":
+            text = text.replace('"members": 2', '"members":  2', 1)
+        case _:
+            text = text.replace("\n", "\r\n")
+    path.write_bytes(text.encode())
+    assert home.lake.events.faults() == ["Event 1 of acme was changed, or one before it is missing."]
+
+
+def test_what_a_killed_writer_left_is_no_fault_and_hinders_nobody(home: Platform) -> None:
+    read(home, "analyst")
+    path = home.lake.events.root / "acme.jsonl"
+    whole = home.lake.events.heads()
+    path.write_bytes(path.read_bytes() + b'{"no": 2, "at": "20')
+    assert home.lake.events.faults(whole) == []
+    assert home.lake.events.heads() == whole
+    assert [e["no"] for e in events(home)] == [1]
+
+
+def test_a_damaged_event_is_told_in_a_sentence(home: Platform) -> None:
+    read(home, "analyst")
+    path = home.lake.events.root / "acme.jsonl"
+    path.write_bytes(b"[1]\n" + path.read_bytes())
+    shown = Shell(home.places.home.parent).run("audit", "show", "acme")
+    assert (shown.code, shown.err) == (
+        1,
+        "healthingest: An event of acme is damaged; healthingest audit verify says which.\n",
+    )
+
+
+def test_the_event_of_a_very_long_reason_does_not_end_the_chain(home: Platform) -> None:
+    home.lake.events.append("acme", "legal hold", "", {"purpose": "x" * 200_000})
+    read(home, "analyst")
+    assert [e["no"] for e in events(home)] == [1, 2]
+    assert home.lake.events.faults() == []
+
+
+@pytest.mark.parametrize("what", ["link", "pipe", "folder"])
+def test_whoever_may_add_events_cannot_have_others_change_another_file(
+    home: Platform, tmp_path: Path, what: str
+) -> None:
+    """Analysts write the folder of events; ingestion's own appends must not end up in its keyring."""
+    keyring = home.places.keyring.read_bytes()
+    path = home.lake.events.root / "acme.jsonl"
+    path.parent.mkdir(parents=True)
+    match what:
+        case "link":
+            path.symlink_to(home.places.keyring)
+        case "pipe":
+            os.mkfifo(path)
+        case _:
+            path.mkdir()
+    with pytest.raises((IncompleteError, pl.exceptions.ComputeError), match="no plain file"):
+        read(home, "analyst")
+    assert home.places.keyring.read_bytes() == keyring
+    assert [fault for fault in home.lake.events.faults() if "acme is no plain file" in fault]
+    with pytest.raises(IncompleteError, match="no plain file"):
+        home.lake.events.heads()
+
+
+def test_a_reading_whose_event_finds_only_half_its_room_on_the_disk_is_refused(home: Platform) -> None:
+    read(home, "analyst")
+    path = home.lake.events.root / "acme.jsonl"
+    limited = (
+        "import resource, sys\n"
+        "from healthingest.platform import Platform\n"
+        "events = Platform.open().lake.events\n"
+        f"resource.setrlimit(resource.RLIMIT_FSIZE, ({path.stat().st_size + 40},) * 2)\n"
+        "events.append('acme', 'read', 'analyst', {'who': 'x'})\n"
+        "print('handed over')\n"
+    )
+    env = os.environ | Shell(home.places.home.parent).environment()
+    done = subprocess.run([sys.executable, "-c", limited], env=env, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "File too large" in done.stderr
+    assert [e["no"] for e in events(home)] == [1]
+    read(home, "analyst")
+    assert home.lake.events.faults() == []
+
+
+def test_an_event_names_the_user_of_the_system_whatever_the_environment_says(
+    home: Platform, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("LOGNAME", "USER", "LNAME", "USERNAME"):
+        monkeypatch.setenv(name, "somebody-else")
+    read(home, "analyst")
+    assert events(home)[0]["who"] == pwd.getpwuid(os.getuid()).pw_name
+
+
+def test_a_role_that_cannot_sign_leaves_no_chain_and_an_empty_one_is_no_fault(home: Platform, tmp_path: Path) -> None:
+    outreach = Platform.open(issued(home, "outreach", tmp_path))
+    with pytest.raises(KeyringError):
+        outreach.lake.events.append("acme", "read", "operations", {})
+    assert home.lake.events.clients() == []
+    path = home.lake.events.root / "acme.jsonl"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.touch()
+    empty = home.lake.events.heads()
+    assert home.lake.events.faults(empty) == []
+    read(home, "analyst")
+    assert home.lake.events.faults(empty) == []
+
+
+@pytest.mark.parametrize(
+    "text", ["", "[]", '{"acme": {}}', '{"acme": {"events": "x", "mac": ""}}', '{"acme": {"events": [3], "mac": ""}}']
+)
+def test_what_is_no_anchor_is_refused(home: Platform, tmp_path: Path, text: str) -> None:
+    (tmp_path / "anchor.json").write_text(text)
+    with pytest.raises(UsageError, match="is no anchor"):
+        anchor_of(tmp_path / "anchor.json")
+
+
+def test_without_an_anchor_verify_says_what_it_cannot_see(home: Platform, tmp_path: Path) -> None:
+    shell, anchor = Shell(home.places.home.parent), tmp_path / "anchor.json"
+    read(home, "analyst")
+    assert shell.run("audit", "anchor", "--out", str(anchor)).code == 0
+    (home.lake.events.root / "acme.jsonl").unlink()
+    alone, anchored = shell.run("audit", "verify"), shell.run("audit", "verify", "--anchor", str(anchor))
+    assert (alone.code, "only --anchor shows" in alone.out) == (0, True)
+    assert (anchored.code, anchored.out) == (1, "The chain of acme is gone; the anchor saw 1 events.\n")
+
+
 def test_events_removed_at_the_end_show_against_an_anchor(home: Platform, tmp_path: Path) -> None:
     for _ in range(3):
         read(home, "analyst")
@@ -419,6 +551,7 @@ def test_a_role_is_given_its_keyring_and_works_with_it_alone(home: Platform, tmp
         refused = shell.run("keys", *words, env={"HEALTHINGEST_KEYRING": str(keyring)})
         assert (refused.code, "a role's cannot be rotated" in refused.err) == (1, True)
     assert shell.run("audit", "verify").out == "3 chains are whole.\n"
+    assert shell.run("audit", "verify").out.startswith("3 chains are whole. ")
     assert "outreach" in shell.run("audit", "show", "acme").out
     assert shell.run("keys", "role", "outreach", "--out", str(keyring)).code == 1
 
