@@ -31,8 +31,9 @@ class Wide:
 
 
 def too_wide(places: Places) -> Iterator[Wide]:
-    """Look at the keyring, configs, landing zone, output folder and Dagster's home."""
+    """Look at the keyring, configs, landing zone, output folder, what leads there, and Dagster's home."""
     yield from _keyring(places)
+    yield from _above(places)
     yield from _configs(places)
     yield from _landing(places)
     yield from _output(places)
@@ -69,25 +70,72 @@ def _landing(places: Places) -> Iterator[Wide]:
         )
 
 
+def _above(places: Places) -> Iterator[Wide]:
+    """Who can change a folder can put another in the place of one that lies in it, whatever that one's permissions."""
+    told: set[Path] = set()
+    for place in (places.keyring.parent, places.configs, places.landing, places.output):
+        for folder in place.parents:
+            mode = folder.stat().st_mode if folder.is_dir() else 0
+            if mode & stat.S_IWOTH and not mode & stat.S_ISVTX and folder not in told:
+                told.add(folder)
+                text = f"Everybody can put something else in the place of {place}; run: chmod o-w {folder}"
+                yield Wide(grave=True, text=text)
+
+
 def _output(places: Places) -> Iterator[Wide]:
     root = places.output
     if not root.is_dir():
         return
-    shared = [root / name for name in _SHARED]
-    open_to: dict[str, list[Path]] = {"everybody": [], "a group": []}
+    owner = root.stat().st_uid
+    found: dict[_Way, list[Path]] = {}
     for path in islice([root, *root.rglob("*")], _MOST):
-        mode = 0 if path.is_symlink() else _mode(path)
-        if mode & _OTHERS:
-            open_to["everybody"].append(path)
-        elif mode & _GROUP and not (path.is_dir() and mode & _GROUP == stat.S_IXGRP) and path.name not in _NOTES:
-            in_place = any(path.is_relative_to(place) for place in shared)
-            if not in_place and not any(place.is_relative_to(path) for place in shared):
-                open_to["a group"].append(path)
-    for who, paths in open_to.items():
-        if paths:
-            bits = "o=" if who == "everybody" else "g="
-            text = f"{len(paths)} files or folders below {root} are open to {who}, {paths[0]} first; "
-            yield Wide(grave=who == "everybody", text=f"{text}run: chmod -R {bits} {paths[0]}")
+        if way := _too_open(path, root, owner):
+            found.setdefault(way, []).append(path)
+    for way, paths in found.items():
+        text = f"{len(paths)} files or folders below {root} {way.said}, {paths[0]} first; "
+        yield Wide(grave=way.grave, text=f"{text}run: {way.command.format(owner=owner)} {paths[0]}")
+
+
+@dataclass(frozen=True)
+class _Way:
+    """A way to be wider than needed, and the command that mends it."""
+
+    said: str
+    command: str
+    grave: bool = True
+
+
+_EVERYBODY = _Way("are open to everybody", "chmod -R o=")
+_GROUP_WRITES = _Way("can be changed by a group", "chmod -R g-w")
+_GROUP_READS = _Way("are open to a group", "chmod -R g=", grave=False)
+_FOREIGN = _Way("belong to another user, who can change them", "chown -Rh {owner}")
+_LINK = _Way("are links, and nobody looks at what they lead to", "ls -l", grave=False)
+
+
+def _too_open(path: Path, root: Path, owner: int) -> _Way | None:
+    try:
+        info = path.lstat()
+    except FileNotFoundError:
+        return None
+    # Whoever wrote the first event of a client owns its chain, and all who read go on with it.
+    if info.st_uid not in {0, owner} and path.parent != root / "checkpoint" / "events":
+        return _FOREIGN
+    if stat.S_ISLNK(info.st_mode):
+        return _LINK
+    if info.st_mode & _OTHERS:
+        return _EVERYBODY
+    return _open_to_a_group(path, info.st_mode, root)
+
+
+def _open_to_a_group(path: Path, mode: int, root: Path) -> _Way | None:
+    group = mode & _GROUP
+    if not group or (stat.S_ISDIR(mode) and group == stat.S_IXGRP):
+        return None
+    shared = [root / name for name in (*_SHARED, *_NOTES)]
+    if not any(path.is_relative_to(place) or place.is_relative_to(path) for place in shared):
+        return _GROUP_READS
+    events = root / "checkpoint" / "events"
+    return _GROUP_WRITES if group & stat.S_IWGRP and not path.is_relative_to(events) else None
 
 
 def _mode(path: Path) -> int:

@@ -2,6 +2,7 @@
 
 import hashlib
 import hmac
+import os
 import subprocess
 from pathlib import Path
 
@@ -42,6 +43,12 @@ def test_what_is_closed_is_said_to_be(closed: Platform) -> None:
         ("home/output/bronze/acme", 0o750, "warn", "open to a group"),
         ("home/output/silver/_delta_log", 0o750, "ok", "nothing is wider"),
         ("home/output", 0o710, "ok", "nothing is wider"),
+        ("home", 0o707, "fail", "in the place of"),
+        ("home", 0o1707, "ok", "nothing is wider"),
+        ("home/output", 0o730, "fail", "can be changed by a group"),
+        ("home/output/silver/_delta_log", 0o770, "fail", "can be changed by a group"),
+        ("home/output/keyring.id", 0o660, "fail", "can be changed by a group"),
+        ("home/output/keyring.id", 0o640, "ok", "nothing is wider"),
     ],
 )
 def test_what_is_open_is_told_with_the_command_that_closes_it(
@@ -59,14 +66,33 @@ def test_what_is_open_is_told_with_the_command_that_closes_it(
         assert found(closed)[0].state == "ok"
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to give a file away")
+def test_what_belongs_to_another_user_is_told_but_for_the_chains_of_those_who_read(closed: Platform) -> None:
+    events = closed.places.output / "checkpoint" / "events"
+    closed.lake.events.append("acme", "read", "analyst", {})
+    os.chown(events / "acme.jsonl", 65534, 65534)
+    assert found(closed)[0].state == "ok"
+    os.chown(closed.places.output / "silver", 65534, 65534)
+    (finding,) = found(closed)
+    assert (finding.state, "belong to another user" in finding.text) == ("fail", True)
+    subprocess.run(finding.text.split("run: ")[1].split(), check=True)
+    assert found(closed)[0].state == "ok"
+
+
+def test_a_link_in_the_output_folder_is_told(closed: Platform) -> None:
+    silver, elsewhere = closed.places.output / "silver", closed.places.home.parent / "elsewhere"
+    silver.rename(elsewhere)
+    silver.symlink_to(elsewhere)
+    (finding,) = found(closed)
+    assert (finding.state, "are links" in finding.text) == ("warn", True)
+
+
 def test_in_production_a_keyring_without_a_lock_and_a_process_of_root_are_findings(closed: Platform) -> None:
     texts = [f.text for f in found(closed, HEALTHINGEST_ENV="prod")]
     assert any("keys lock" in text for text in texts)
 
 
 def test_a_process_that_is_hardened_leaves_nothing_open(tmp_path: Path) -> None:
-    import os
-
     before = os.umask(0o022)
     try:
         harden()
