@@ -21,6 +21,8 @@ _PLAIN = {
     "tag:yaml.org,2002:float": re.compile(r"-?[0-9]+\.[0-9]+"),
     "tag:yaml.org,2002:null": re.compile(r"|~|null"),
 }
+#: Values that aliases may stand for: a few lines of aliases to aliases would else be read as billions of values.
+_MOST_ALIASED = 10_000
 Path_ = tuple[str | int, ...]
 M = TypeVar("M", bound=BaseModel)
 
@@ -62,9 +64,11 @@ def load(file: Path) -> Document:
         ConfigError: it cannot be read, is not one mapping, repeats a key or holds an ambiguous plain value.
     """
     try:
-        text = file.read_text(encoding="utf-8")
+        text = file.read_text(encoding="utf-8") if file.is_file() else None  # a pipe would be waited for, for ever
     except (OSError, UnicodeDecodeError):
-        raise ConfigError("the file cannot be read as UTF-8 text.", file=file) from None
+        text = None
+    if text is None:
+        raise ConfigError("the file cannot be read as UTF-8 text.", file=file)
     try:
         node = yaml.compose(text, Loader=yaml.SafeLoader)
     except yaml.MarkedYAMLError as error:
@@ -87,9 +91,15 @@ class _Builder:
     def __init__(self, file: Path, lines: dict[Path_, int]) -> None:
         self._file, self._lines = file, lines
         self._open: set[int] = set()
+        self._built: set[int] = set()
+        self._aliased = 0
 
     def build(self, node: yaml.Node, at: Path_) -> Any:  # noqa: ANN401 - YAML holds anything
         self._lines[at] = node.start_mark.line + 1
+        self._aliased += id(node) in self._built
+        self._built.add(id(node))
+        if self._aliased > _MOST_ALIASED:
+            self._refuse(node, at, "aliases to aliases make too much of this file; write the values themselves.")
         if isinstance(node, yaml.ScalarNode):
             return self._scalar(node, at)
         if id(node) in self._open:
@@ -125,7 +135,10 @@ class _Builder:
             self._refuse(node, at, f"YAML tag {node.tag!r} is not allowed; write plain text.")
         if not plain.fullmatch(text):
             self._refuse(node, at, f'YAML would not read {text} as this text; write "{text}" in quotes.')
-        return yaml.SafeLoader("").construct_object(node)
+        try:
+            return yaml.SafeLoader("").construct_object(node)
+        except ValueError:
+            self._refuse(node, at, "this number is too long; write it in quotes if it is text.")
 
     def _refuse(self, node: yaml.Node, at: Path_, message: str) -> Never:
         key = ".".join(str(part) for part in at) or None

@@ -1,6 +1,9 @@
 """Client configs and contracts: what is refused when it is loaded, and what the refusal tells its author."""
 
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -9,7 +12,7 @@ from healthingest.contracts.clients import Client, fingerprint, load_client, loa
 from healthingest.contracts.contract import load_contract
 from healthingest.errors import ConfigError
 from healthingest.records.validate import Validator
-from healthingest_tests.conftest import CONTRACTS, places_in
+from healthingest_tests.conftest import CONTRACTS, install, places_in
 
 MINIMAL_CONTRACT = """\
 contract: mini
@@ -18,6 +21,8 @@ columns:
   - {name: member_id, type: identifier, required: true, policy: {token: true}}
   - {name: born, type: date, policy: {drop: true}}
 """
+#: A few kilobytes that stand for 2 ** 99 values.
+_BOMB = "client_id: acme\nk0: &k0 [x, x]\n" + "".join(f"k{i}: &k{i} [*k{i - 1}, *k{i - 1}]\n" for i in range(1, 99))
 
 
 @pytest.fixture
@@ -144,6 +149,8 @@ alerts: {slack: "env:ACME_SLACK_WEBHOOK", pagerduty: "env:ACME_PD_KEY"}
         ("", None, None, "key: value"),
         ("client_id: [acme\n", 2, None, "not valid YAML"),
         ("client_id: &a acme\ncolumns: &c {x: *c}\n", 2, "columns.x", "alias"),
+        (_BOMB, None, None, "aliases to aliases"),
+        (f"client_id: acme\nversion: {'1' * 5000}\n", 2, "version", "too long"),
         ("client_id: !!python/object/apply:os.getcwd []\n", None, None, ""),
         ("client_id: acme\n---\nclient_id: b\n", 2, None, "not valid YAML"),
     ],
@@ -161,6 +168,19 @@ def test_a_mistake_is_refused_with_file_line_key_and_what_to_write(
     if key is not None:
         assert error.key == key
         assert f"key '{key}'" in str(error)
+
+
+def test_a_config_that_is_no_file_stops_nobody_else(tmp_path: Path) -> None:
+    home = install(tmp_path)
+    os.mkfifo(home.places.configs / "globex.yaml")
+    (home.places.configs / "initech.yaml").mkdir()
+    looked = [sys.executable, "-c", "from healthingest.doctor import examine; [print(f.text) for f in examine()]"]
+    env = os.environ | {"HEALTHINGEST_HOME": str(home.places.home), "HEALTHINGEST_KEYRING": str(home.places.keyring)}
+    said = subprocess.run(looked, env=env, capture_output=True, text=True, timeout=60, check=True).stdout.splitlines()
+    assert "globex.yaml: the file cannot be read as UTF-8 text." in said
+    assert "initech.yaml: the file cannot be read as UTF-8 text." in said
+    assert "acme" in said
+    assert fingerprint(home.places.configs)
 
 
 @pytest.mark.parametrize("text", ["client_id: SECRET|x\n", "client_id: a\nalerts: {slack: https://h/SECRET}\n"])
