@@ -306,6 +306,14 @@ def test_a_member_is_erased_by_its_token_without_the_id_being_known(home: Platfo
     assert shown(home)["member_id"].to_list() == ["M1"]
 
 
+@pytest.mark.parametrize("reason", ["", "case 7\nand more", "case \udcff", "\x1b[31mcase 7", "x" * 201])
+def test_the_reason_of_a_hold_is_a_short_line_or_nothing_is_done(home: Platform, reason: str) -> None:
+    with pytest.raises(UsageError, match="one line of text"):
+        set_hold(home, "acme", GONE, reason)
+    assert home.lake.holds.entries("acme") == frozenset()
+    assert home.lake.events.read("acme") == []
+
+
 def test_a_legal_hold_keeps_a_member_and_a_client(home: Platform) -> None:
     deliver(home, "acme_20250101.csv", csv_of(line("M1"), line(GONE)))
     set_hold(home, "acme", GONE, "case 7")
