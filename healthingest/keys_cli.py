@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from healthingest.command import Json, command_of
+from healthingest.errors import UsageError
 from healthingest.show import print_json
 
 keys_app = typer.Typer(
@@ -219,7 +220,11 @@ def audit_show_command(
     from healthingest.platform import Platform
     from healthingest.show import print_table
 
-    events = Platform.open().lake.events.read(client)[-last:]
+    platform = Platform.open()
+    chains = platform.lake.events.clients()
+    if client not in chains and client not in platform.clients.clients:
+        raise UsageError(f"There is no client {client}; there are events of {', '.join(chains) or 'nobody'}.")
+    events = platform.lake.events.read(client)[-last:]
     if as_json:
         print_json({"events": events})
         return 0
@@ -266,7 +271,10 @@ def audit_anchor_command(out: Out, as_json: Json = False) -> int:
     from healthingest.lake.events import write_anchor
     from healthingest.platform import Platform
 
-    heads = Platform.open().lake.events.heads()
+    platform = Platform.open()
+    if out.resolve().is_relative_to(platform.places.output):
+        raise UsageError(f"--out must not lie in {platform.places.output}: who can change chains could change it too.")
+    heads = platform.lake.events.heads()
     write_anchor(heads, out)
     if as_json:
         print_json({"path": str(out), "chains": {client: vars(head) for client, head in heads.items()}})

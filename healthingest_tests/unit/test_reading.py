@@ -378,6 +378,19 @@ def test_what_is_no_anchor_is_refused(home: Platform, tmp_path: Path, text: str)
         anchor_of(tmp_path / "anchor.json")
 
 
+def test_an_anchor_among_the_chains_and_the_events_of_nobody_are_refused(home: Platform) -> None:
+    shell, anchor = Shell(home.places.home.parent), home.lake.events.root / "anchor.jsonl"
+    read(home, "analyst")
+    said = shell.run("audit", "anchor", "--out", str(anchor))
+    assert (said.code, "must not lie in" in said.err, anchor.exists()) == (2, True, False)
+    for client in ("initech", "../events/acme"):
+        said = shell.run("audit", "show", client)
+        assert (said.code, said.err) == (
+            2,
+            f"healthingest: There is no client {client}; there are events of acme, globex.\n",
+        )
+
+
 def test_without_an_anchor_verify_says_what_it_cannot_see(home: Platform, tmp_path: Path) -> None:
     shell, anchor = Shell(home.places.home.parent), tmp_path / "anchor.json"
     read(home, "analyst")
