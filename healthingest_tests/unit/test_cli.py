@@ -594,6 +594,13 @@ def test_a_script_is_executable_strict_and_knows_no_place_or_host_of_one_machine
     assert not re.search(rf"{places}|https?://(?!127\.0\.0\.1)", text)
 
 
+def test_whatever_run_pipeline_serves_is_served_on_loopback() -> None:
+    lines = (REPO / "scripts" / "run_pipeline.sh").read_text().splitlines()
+    served = [text for text in lines if re.search(r"dagster dev|http\.server", text) and not text.startswith("#")]
+    assert len(served) == 2
+    assert all(re.search(r" (-h|--bind) 127\.0\.0\.1 ", text) for text in served)
+
+
 def test_run_pipeline_refuses_an_option_it_does_not_know(shell: Shell) -> None:
     done = subprocess.run(
         [REPO / "scripts" / "run_pipeline.sh", "--twice"], env=shell.environment(), capture_output=True, text=True

@@ -4,6 +4,7 @@ import hashlib
 import hmac
 import os
 import subprocess
+import sys
 from pathlib import Path
 
 import polars as pl
@@ -103,6 +104,23 @@ def test_a_process_that_is_hardened_leaves_nothing_open(tmp_path: Path) -> None:
         assert open_ == []
     finally:
         os.umask(before)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="asks the kernel of Linux")
+@pytest.mark.parametrize(
+    "start",
+    [
+        "from healthingest.definitions import defs; defs()",
+        "sys.argv[1:] = ['keys', 'status']\nfrom healthingest.cli import main\ntry: main()\nexcept SystemExit: pass",
+    ],
+    ids=["what Dagster loads", "the command"],
+)
+def test_every_way_in_closes_its_process_before_it_reads(home: Platform, start: str) -> None:
+    asked = "os.umask(0o77), resource.getrlimit(resource.RLIMIT_CORE), ctypes.CDLL(None).prctl(3, 0, 0, 0, 0)"
+    code = f"import ctypes, os, resource, sys\nos.umask(0o22)\n{start}\nprint({asked})"
+    env = os.environ | {"HEALTHINGEST_HOME": str(home.places.home), "HEALTHINGEST_KEYRING": str(home.places.keyring)}
+    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == f"{0o77} (0, 0) 0"  # umask, size of a core dump, dumpable
 
 
 def test_trying_every_social_security_number_without_the_key_finds_nobody(tmp_path: Path) -> None:
