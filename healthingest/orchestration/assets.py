@@ -153,7 +153,8 @@ def _process_deliveries(
             platform = open_platform()
             partitions = _partitions(context)
         if len(partitions) > 1:
-            yield from process_range(context, platform, partitions)
+            with readable_errors():
+                yield from process_range(context, platform, partitions)
             return
         with readable_errors():
             client_id, day = partitions[0]
@@ -169,8 +170,8 @@ def _process_deliveries(
                     yield feed_event(outcome)
                 if newest:
                     outcomes.append(outcome)
-        yield from selected(context, results(platform, outcomes))
-        refuse_unfinished(outcomes)
+            yield from selected(context, results(platform, outcomes))
+            refuse_unfinished(outcomes)
 
     return process_deliveries
 

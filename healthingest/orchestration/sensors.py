@@ -17,6 +17,7 @@ from healthingest.landing.discovery import Landed, list_landing, settle
 from healthingest.landing.names import FileName, printable
 from healthingest.orchestration.assets import FileConfig, OpenPlatform
 from healthingest.orchestration.checks import resent_files, store_check
+from healthingest.orchestration.events import readable_errors
 from healthingest.orchestration.partitions import partition_key
 from healthingest.orchestration.reload import reload_once
 from healthingest.orchestration.tick import SUBMITTED, UNROUTABLE, Plan, Seen, dump_seen, load_seen, new_files, plan
@@ -48,14 +49,7 @@ def landing_zone_sensor(
 ) -> dg.SensorDefinition:
     """Build the sensor for definitions that were loaded with configs of `loaded_fingerprint`."""
 
-    @dg.sensor(
-        name="landing_zone",
-        job=job,
-        minimum_interval_seconds=_INTERVAL_SECONDS,
-        default_status=dg.DefaultSensorStatus.RUNNING,
-        description="Starts one run per file that is complete in the landing zone and was not taken before.",
-    )
-    def landing_zone(context: dg.SensorEvaluationContext) -> dg.SensorResult:
+    def look(context: dg.SensorEvaluationContext) -> dg.SensorResult:
         platform = open_platform()
         remarks = [str(problem) for problem in platform.clients.problems]
         now_on_disk = fingerprint(platform.places.configs)
@@ -86,6 +80,17 @@ def landing_zone_sensor(
             cursor=dump_seen(seen, listing),
             asset_events=evidence,
         )
+
+    @dg.sensor(
+        name="landing_zone",
+        job=job,
+        minimum_interval_seconds=_INTERVAL_SECONDS,
+        default_status=dg.DefaultSensorStatus.RUNNING,
+        description="Starts one run per file that is complete in the landing zone and was not taken before.",
+    )
+    def landing_zone(context: dg.SensorEvaluationContext) -> dg.SensorResult:
+        with readable_errors():
+            return look(context)
 
     return landing_zone
 

@@ -172,6 +172,7 @@ def test_every_file_got_its_audit_row(used: Path) -> None:
 _BROKEN = """
 import os, runpy, signal, sys
 import healthingest.ingest as ingest
+import healthingest.orchestration.events as events
 
 how, at, record, *sys.argv = sys.argv[1:]
 whole = ingest.Stages.__call__
@@ -187,6 +188,8 @@ def timed(self, stage, seconds):
     broken(self, stage)
 
 ingest.Stages.__call__, ingest.Stages.add = broken, timed
+if at == "results":  # what Dagster is told after the last step
+    events.results = lambda *_: broken(None, at)
 program = sys.argv[0]
 runpy.run_module(program, run_name="__main__")
 """
@@ -222,6 +225,11 @@ def test_no_value_is_left_behind_by_an_error_or_a_kill_at_any_step_or_by_a_backf
             done = subprocess.run(command, env=env, cwd=keys, capture_output=True)
             (root / f"{step}-{how}-{program}.out").write_bytes(done.stdout + b"\n" + done.stderr)
             exits.setdefault((how, program), []).append(done.returncode)
+    told = [sys.executable, "-c", _BROKEN, "error", "results", GOOD, "dagster", *materialize, "--partition",
+            "acme|2025-01-10"]  # fmt: skip
+    done = subprocess.run(told, env=env, cwd=keys, capture_output=True)
+    (root / "results.out").write_bytes(done.stdout + b"\n" + done.stderr)
+    exits["error", "dagster"].append(done.returncode)
     assert set(exits["kill", "healthingest"]) == {-9}
     # Whoever was killed before the audit row had decided the delivery: there is no step left to fail.
     assert exits["error", "healthingest"] == [1] * (len(STEPS) - 1) + [0]

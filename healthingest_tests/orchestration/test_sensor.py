@@ -8,6 +8,7 @@ from pathlib import Path
 import dagster as dg
 import pytest
 from dagster._core.definitions.sensor_definition import SensorExecutionData
+from dagster._utils.error import serializable_error_info_from_exc_info
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -205,3 +206,19 @@ def test_an_unroutable_file_is_taken_once_its_client_exists(home: Platform, inst
 def test_any_cursor_can_be_read(cursor: str) -> None:
     assert load_seen(cursor) == {}
     assert load_seen(dump_seen({}, [])) == {}
+
+
+def test_what_a_library_quotes_when_a_tick_fails_is_not_stored_by_dagster(
+    home: Platform, instance: dg.DagsterInstance
+) -> None:
+    deliver(home, "acme_20250106.csv", csv_of(line("M1")))
+    log = home.places.output / "checkpoint" / "audit" / "_delta_log"
+    (log / f"{len(list(log.glob('*.json'))):020}.json").write_text('{"add": Zqxlast}\n')
+    drop(home, "nobody_20250106.csv", csv_of(line("M2")))
+
+    with pytest.raises(Exception, match=r".") as caught:
+        tick(home, instance)
+
+    stored = str(serializable_error_info_from_exc_info(caught._excinfo))
+    assert "unexpected 'Z'" not in stored
+    assert "An unexpected DeltaError rose at" in stored
