@@ -176,19 +176,14 @@ def erase_client(platform: Platform, client_id: str, request: Request) -> dict[s
     return certificate
 
 
-<<<<<<< HEAD
 def set_hold(platform: Platform, client_id: str, member_id: str, reason: str) -> bool:
-    """Put a legal hold on a member: nobody can erase it until it is released. Whether silver has that member."""
-=======
-def set_hold(platform: Platform, client_id: str, member_id: str, reason: str) -> None:
-    """Put a legal hold on a member: nobody can erase it until it is released.
+    """Put a legal hold on a member: nobody can erase it until it is released. Whether silver has that member.
 
     Raises:
         UsageError: the reason, which the chain of events keeps for good, is not one short line of text.
     """
     if not 0 < len(reason) <= _LONGEST_REASON or not reason.isprintable():
         raise UsageError(f"The reason must be one line of text, up to {_LONGEST_REASON} characters; nothing was done.")
->>>>>>> 73c33f6 (fix: a hold's reason is one short line of text, or nothing is done)
     _keyring_of_all(platform, client_id)
     entry = platform.lake.holds.entry(client_id, member_id)
     platform.lake.holds.put(client_id, entry, {"at": _now(), "by": actor(), "reason": reason})

@@ -61,7 +61,7 @@ def init_keyring(places: Places, kek: str | None = None) -> Path:
             key-encryption key cannot be used.
     """
     check_primitives()
-    refuse_data_folder(places, places.keyring, "set HEALTHINGEST_KEYRING")
+    _refuse_data_folder(places)
     if places.keyring.exists():
         raise KeyringError(f"A keyring exists at {places.keyring}; it is left as it is.")
     if _remembered_id(places) is not None:
@@ -231,7 +231,7 @@ def load_keyring(places: Places) -> Keyring:
         KeyringError: as `open_keyring`.
     """
     check_primitives()
-    refuse_data_folder(places, places.keyring, "set HEALTHINGEST_KEYRING")
+    _refuse_data_folder(places)
     if not places.keyring.exists():
         raise KeyringError(_missing(places))
     keyring = _parse(places.keyring, _read(places.keyring))
