@@ -59,7 +59,7 @@ def _parts(file: Path) -> dict[str, float]:
     import polars as pl
 
     from healthingest.ingest import register
-    from healthingest.members import check_delivery, members_of
+    from healthingest.members import Members, check_delivery, read_again
     from healthingest.platform import Platform
     from healthingest.privacy import tokens
     from healthingest.privacy.generalize import generalize
@@ -70,7 +70,7 @@ def _parts(file: Path) -> dict[str, float]:
     client = platform.pinned_client(delivery)
     keyring, client_id = platform.keyring, client.client_id
     checked = check_delivery(platform, delivery, client, lambda _stage, _seconds: None)
-    members = members_of(checked).frame()
+    members = Members.of(checked, lambda: read_again(platform, delivery)).parts.frame()
     groups = client.contract.vaulted
     values = members.select("member_token", "_file_id", *groups)
     raw, sealing = checked.rejected["raw"], keyring.derive("rejected", client_id)

@@ -5,7 +5,7 @@ still accounted for as if it had come after those before it in the batch.
 """
 
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 
@@ -16,15 +16,13 @@ from healthingest.contracts.clients import Client
 from healthingest.errors import AccountingError, KeyringError, PermanentError
 from healthingest.lake.rewrite import CHANGED, GONE, NEW
 from healthingest.lake.silver import APPLIED, HELD, Snapshot
+from healthingest.members import Members
 from healthingest.model import Counts, Delivery, Outcome, Profile
 from healthingest.platform import Platform
 from healthingest.privacy.tokens import compact
 from healthingest.quality import Judgement
-from healthingest.records.parts import Parts
 from healthingest.supersede import Slot, left_behind, silver_rows, takes_back_too_much
 
-#: Members of a delivery that are always kept: to read them anew costs more than their memory.
-_KEPT = 100_000
 #: Times a named stage of the work.
 Stage = Callable[[str], AbstractContextManager[None]]
 
@@ -35,7 +33,7 @@ class Candidate:
 
     outcome: Outcome
     client: Client
-    members: "Members"
+    members: Members
     judged: Judgement
     #: Columns of its header that the contract does not know.
     extra_columns: int
@@ -44,62 +42,6 @@ class Candidate:
     def delivery(self) -> Delivery:
         """The delivery itself."""
         return self.outcome.delivery
-
-
-class Members:
-    """What a delivery says of its members, as `members_of` gives it; of a large one it is not kept during the commit.
-
-    The commit needs the memory. Should it have to be tried again, they are read from bronze anew.
-    """
-
-    def __init__(self, parts: Parts, again: Callable[[], Parts]) -> None:
-        """`again` gives the same rows once more."""
-        self._parts: Parts | None = parts
-        self._again = again
-
-    def look(self) -> Parts:
-        """The members."""
-        if self._parts is None:
-            self._parts = self._again()
-        return self._parts
-
-    def keys(self, *, ordered: bool = False) -> pl.DataFrame:
-        """Of each member token and hash (`compact`), and its place in `look`, __row; `sequence`, if `ordered`."""
-        more = ["sequence"] if ordered else []
-        columns = ["member_token", "_content_hash", *more]
-        short = {"token": compact("member_token"), "hash": compact("_content_hash")}
-        return self.look().gather(columns, lambda rows: rows.select(*more, **short)).with_row_index("__row")
-
-    def lowest(self) -> str | None:
-        """The least sequence; None without members."""
-        lows = self.look().gather(["sequence"], lambda rows: rows.select(pl.col("sequence").min()))
-        return lows["sequence"].min()  # type: ignore[return-value]  # a text column
-
-    def picked(self, rows: pl.DataFrame) -> Iterable[pl.DataFrame]:
-        """The members at `__row`, ascending, with `_change` beside each; all at once, or a piece at a time."""
-        parts = self.look()
-        frames = _changing(parts.pick(rows["__row"]), rows["_change"])
-        if not parts.in_memory:
-            return frames
-        together = pl.concat([pl.DataFrame(schema=parts.schema | {"_change": pl.String()}), *frames])
-        return [together if rows.height == parts.height else _copied(together)]
-
-    def let_go(self) -> None:
-        """Free them if they are many."""
-        if self._parts is not None and self._parts.in_memory and self._parts.height > _KEPT:
-            self._parts = None
-
-
-def _changing(parts: Parts, change: pl.Series) -> Iterator[pl.DataFrame]:
-    start = 0
-    for rows in parts:
-        yield rows.with_columns(change.slice(start, rows.height).alias("_change"))
-        start += rows.height
-
-
-def _copied(picked: pl.DataFrame) -> pl.DataFrame:
-    # polars' text of picked rows keeps that of all rows alive; by way of Arrow's older layout it is a copy.
-    return pl.DataFrame(picked.to_arrow(compat_level=pl.CompatLevel.oldest()), schema=picked.schema)
 
 
 @dataclass(frozen=True)
@@ -199,7 +141,7 @@ def _plan(platform: Platform, snapshot: Snapshot, batch: Sequence[Candidate]) ->
     applied: list[tuple[Candidate, Slot]] = []
     for candidate in batch:
         slot = Slot(snapshot, platform.lake.bronze, candidate.delivery)
-        takes_back = slot.earlier is not None and takes_back_too_much(platform, slot, candidate.members.keys())
+        takes_back = slot.earlier is not None and takes_back_too_much(platform, slot, candidate.members.keys)
         if takes_back or candidate.judged.holds:
             decisions[candidate.delivery.file_id] = _held(candidate, takes_back=takes_back)
         else:
@@ -217,7 +159,7 @@ def _plan(platform: Platform, snapshot: Snapshot, batch: Sequence[Candidate]) ->
         if together:
             state = after(state, current)
         if slot.earlier:
-            left = left_behind(platform, slot, candidate.members.look().schema, current)
+            left = left_behind(platform, slot, candidate.members.parts.schema, current)
         message = sentences.of_applied(candidate.judged, counts, candidate.extra_columns, left["_change"])
         decisions[candidate.delivery.file_id] = Decision(APPLIED, counts, candidate.outcome.profile, message)
     return _Plan(itertools.chain(_changed(won, known), [left] if left.height else []), decisions)
@@ -235,7 +177,7 @@ def _state(platform: Platform, snapshot: Snapshot, batch: Sequence[Candidate]) -
     Of the batch's members, and maybe of others.
     """
     new = [c.delivery for c in batch]
-    own = pl.concat([c.members.keys().select("token") for c in batch])
+    own = pl.concat([c.members.keys.select("token") for c in batch])
     known = snapshot.hashes(own).rename({"hash": "__hash"})
     latest = platform.lake.sightings.latest_of_others(
         snapshot.client_id, snapshot.generation, {d.file_id for d in new},
@@ -257,8 +199,9 @@ def compared(
     that is not stale: token, hash, __hash, __row, its place in `members`, and, if `ordered`, sequence.
     """
     late = state["__latest"].null_count() < state.height
-    own = members.keys(ordered=late or ordered)
-    height = own.height
+    own, height = members.keys, members.keys.height
+    if late or ordered:
+        own = own.with_columns(members.parts.column("sequence"))
     if superseded:
         own = own.clear()
     if state.is_empty():

@@ -17,13 +17,13 @@ from typing import Any
 
 import polars as pl
 
-from healthingest.decide import Candidate, Decision, Members, decide, recorded
+from healthingest.decide import Candidate, Decision, decide, recorded
 from healthingest.errors import ConfigError, PermanentError, UnroutableError
 from healthingest.lake.delta import retry
 from healthingest.lake.sightings import SIGHTED
 from healthingest.lake.silver import HELD, Snapshot
 from healthingest.landing.names import printable
-from healthingest.members import check_delivery, members_of, read_again
+from healthingest.members import Members, check_delivery, read_again
 from healthingest.model import Counts, Delivery, Outcome, Profile, Status
 from healthingest.platform import Platform
 from healthingest.quality import judge_quality
@@ -223,7 +223,7 @@ def _attempt(
             rejected.append((delivery, refused))
             silenced |= {delivery.file_id} if erased else set()
     generation = platform.keyring.generation("member_token", batch[0].client_id)
-    seen = [(c.delivery, c.members.look().select(SIGHTED)) for c in candidates]
+    seen = [(c.delivery, c.members.parts.select(SIGHTED)) for c in candidates]
 
     def put_facts() -> None:
         with stages("quarantine"):
@@ -256,7 +256,7 @@ def _check(
     judged = judge_quality(quality, checked.counts, delivery, platform.lake.audit, alongside)
     with stages("tokenise"):
         checked, erased = silence(platform, delivery, client, checked)
-        members = Members(members_of(checked), lambda: read_again(platform, delivery))
+        members = Members.of(checked, lambda: read_again(platform, delivery))
     outcome = Outcome(
         delivery, "succeeded", fresh=True, counts=checked.counts, max_invalid_ratio=quality.max_invalid_ratio,
         profile=checked.profile, file_breaches=judged.file,

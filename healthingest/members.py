@@ -1,6 +1,6 @@
 """A delivery's members: from its bytes in bronze to one standardised, tokenised row per member. Writes nothing."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from functools import partial
 from typing import IO
@@ -26,6 +26,8 @@ from healthingest.silence import silence
 
 #: Lines of a file from which on its accepted records wait on disk, encrypted.
 _LARGE = 1_500_000
+#: Members of a delivery that are always kept: to read them anew costs more than their memory.
+_KEPT = 100_000
 
 
 def check_delivery(platform: Platform, delivery: Delivery, client: Client, clock: Clock) -> Checked:
@@ -62,25 +64,78 @@ def check_bytes(
     return checked
 
 
-def read_again(platform: Platform, delivery: Delivery) -> Parts:
+def read_again(platform: Platform, delivery: Delivery) -> "Members":
     """What a delivery says of its members, from bronze: the same at any time, since it is pinned to its config."""
     client = platform.pinned_client(delivery)
     checked = check_delivery(platform, delivery, client, lambda _stage, _seconds: None)
     checked, _ = silence(platform, delivery, client, checked)
-    return members_of(checked)
+    return Members.of(checked, lambda: read_again(platform, delivery))
 
 
-def members_of(checked: Checked) -> Parts:
-    """One row per member of the delivery, its last record: silver's columns, the vault's, and `sequence`."""
-    rows = checked.accepted
-    if rows.gather(["member_token"], lambda some: some.select(compact("member_token"))).n_unique() == rows.height:
-        return rows  # mostly
-    ranked = rows.gather(
-        ["member_token", "creation_date", RECORD_NO],
-        lambda some: some.select("creation_date", RECORD_NO, token=compact("member_token")),
-    ).with_row_index("__row")
-    last = ranked.sort("creation_date", RECORD_NO).unique("token", keep="last")
-    return rows.pick(last["__row"].sort())
+class Members:
+    """One row per member of a delivery, its last record: silver's columns, the vault's, and `sequence`.
+
+    Of a large delivery they are not kept during the commit, which needs the memory. Should it have to be tried again,
+    they are read from bronze anew.
+    """
+
+    def __init__(self, parts: Parts, keys: pl.DataFrame, again: "Callable[[], Members]") -> None:
+        """`again` gives the same members once more."""
+        self._parts: Parts | None = parts
+        #: Of each member token and hash (`compact`, Int128), and its place in `parts`, __row (UInt32).
+        self.keys = keys
+        self._again = again
+
+    @classmethod
+    def of(cls, checked: Checked, again: "Callable[[], Members]") -> "Members":
+        """The members of what was checked."""
+        rows = checked.accepted
+        keys = rows.gather(
+            ["member_token", "_content_hash"],
+            lambda some: some.select(token=compact("member_token"), hash=compact("_content_hash")),
+        ).with_row_index("__row")
+        if keys["token"].n_unique() < keys.height:
+            ranked = rows.gather(["creation_date", RECORD_NO], lambda some: some).with_columns(keys["token", "__row"])
+            last = ranked.sort("creation_date", RECORD_NO).unique("token", keep="last")["__row"].sort()
+            rows, keys = rows.pick(last), keys[last].drop("__row").with_row_index("__row")
+        return cls(rows, keys, again)
+
+    @property
+    def parts(self) -> Parts:
+        """Their rows."""
+        if self._parts is None:
+            self._parts = self._again().parts
+        return self._parts
+
+    def lowest(self) -> str | None:
+        """The least sequence; None without members."""
+        lows = self.parts.gather(["sequence"], lambda rows: rows.select(pl.col("sequence").min()))
+        return lows["sequence"].min()  # type: ignore[return-value]  # a text column
+
+    def picked(self, rows: pl.DataFrame) -> Iterable[pl.DataFrame]:
+        """The members at `__row`, ascending, with `_change` beside each; all at once, or a piece at a time."""
+        frames = _changing(self.parts.pick(rows["__row"]), rows["_change"])
+        if not self.parts.in_memory:
+            return frames
+        together = pl.concat([pl.DataFrame(schema=self.parts.schema | {"_change": pl.String()}), *frames])
+        return [together if rows.height == self.parts.height else _copied(together)]
+
+    def let_go(self) -> None:
+        """Free their rows if they are many."""
+        if self._parts is not None and self._parts.in_memory and self._parts.height > _KEPT:
+            self._parts = None
+
+
+def _changing(parts: Parts, change: pl.Series) -> Iterator[pl.DataFrame]:
+    start = 0
+    for rows in parts:
+        yield rows.with_columns(change.slice(start, rows.height).alias("_change"))
+        start += rows.height
+
+
+def _copied(picked: pl.DataFrame) -> pl.DataFrame:
+    # polars' text of picked rows keeps that of all rows alive; by way of Arrow's older layout it is a copy.
+    return pl.DataFrame(picked.to_arrow(compat_level=pl.CompatLevel.oldest()), schema=picked.schema)
 
 
 def _of_members(delivery: Delivery, client: Client, keyring: Keyring, accepted: pl.DataFrame) -> pl.DataFrame:

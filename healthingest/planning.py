@@ -13,11 +13,11 @@ import polars as pl
 
 from healthingest.bulk import OnFile, in_sequence
 from healthingest.contracts.clients import Client
-from healthingest.decide import Members, after, compared
+from healthingest.decide import after, compared
 from healthingest.errors import ConfigError, HealthingestError, PermanentError, UnroutableError
 from healthingest.lake.silver import Snapshot
 from healthingest.landing.names import printable
-from healthingest.members import check_bytes, members_of
+from healthingest.members import Members, check_bytes
 from healthingest.model import Counts, Delivery
 from healthingest.platform import Platform
 from healthingest.privacy import tokens
@@ -84,7 +84,7 @@ def _foretell(platform: Platform, path: Path, states: dict[str, pl.DataFrame]) -
         return Planned(routed.name, client.client_id, "held", checked.counts, " ".join(said))
     if client.client_id not in states:
         states[client.client_id] = _state(platform, client, snapshot)
-    members = Members(parts := members_of(checked), lambda: parts)
+    members = Members.of(checked, lambda: members)
     current, counts = compared(members, checked.counts, states[client.client_id], ordered=True)
     states[client.client_id] = after(states[client.client_id], current)
     return Planned(routed.name, client.client_id, "succeeded", counts, " ".join(said) or None)

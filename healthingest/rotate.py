@@ -137,7 +137,7 @@ def _sight_anew(platform: Platform, client_id: str, on_step: OnStep) -> int:
         registered = platform.lake.bronze.find(client_id, file_id)
         if registered is None:
             raise IncompleteError(f"Delivery {file_id} of {client_id} is not in bronze; restore it from its backup.")
-        sightings.put([(registered.delivery, read_again(ahead, registered.delivery))], latest)
+        sightings.put([(registered.delivery, read_again(ahead, registered.delivery).parts)], latest)
     return len(lacking)
 
 

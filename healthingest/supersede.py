@@ -98,7 +98,7 @@ def _rows_of(platform: Platform, client_id: str, wanted: pl.DataFrame) -> pl.Dat
     registered = platform.lake.bronze.find(client_id, file_id)
     if registered is None:
         raise PermanentError(f"Delivery {file_id} is not in bronze, but members fall back to it; restore bronze.")
-    named = read_again(platform, registered.delivery)
+    named = read_again(platform, registered.delivery).parts
     rows = pl.concat([some.join(wanted, on="member_token", how="semi") for some in named])
     if rows.height != wanted.height:
         raise PermanentError(f"Delivery {file_id} in bronze no longer gives what was sighted of it; restore bronze.")

@@ -13,6 +13,7 @@ import json
 import os
 import secrets
 from collections.abc import Collection, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, date, datetime
 from pathlib import Path
@@ -258,14 +259,19 @@ class Bronze:
     def _seal(self, chunks: Iterable[bytes], target: Path, client: Client) -> "_Read":
         """Write bytes compressed and sealed to a new file, on disk for good, and look at them on the way."""
         preflight, digest, size = Preflight.of(client.config.source), hashlib.sha256(), 0
-        with target.open("xb") as file:
+
+        def look(chunk: bytes) -> None:
+            digest.update(chunk)
+            preflight.feed(chunk)
+
+        with target.open("xb") as file, ThreadPoolExecutor(1, "healthingest-look") as beside:
             writer = SealedWriter(file, self._keyring.derive("bronze", client.client_id))
             with pa.CompressedOutputStream(pa.PythonFile(writer, mode="w"), "zstd") as compressed:
                 for chunk in chunks:
-                    digest.update(chunk)
-                    preflight.feed(chunk)
+                    looked = beside.submit(look, chunk)
                     compressed.write(chunk)
                     size += len(chunk)
+                    looked.result()
             if not writer.finished:
                 writer.finish()
             file.flush()

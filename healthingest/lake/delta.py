@@ -27,7 +27,6 @@ from deltalake import (
 from deltalake.exceptions import CommitFailedError
 
 from healthingest.errors import AccountingError, ContentionError, HealthingestError
-from healthingest.records.parts import Parts
 
 #: Snapshots tried before a writer gives up; with the waits below about 40 s.
 ATTEMPTS = 25
@@ -91,7 +90,7 @@ class Table:
         scan = scan if where is None else scan.filter(where)
         return (scan.select(columns) if columns else scan).collect()
 
-    def append_once(self, parts: Mapping[str, pl.DataFrame | Parts]) -> set[str]:
+    def append_once(self, parts: Mapping[str, pl.DataFrame]) -> set[str]:
         """Append each part (id -> rows) unless a commit of its id exists, all in one commit; the ids it wrote.
 
         A part without rows is nothing to write.
@@ -105,7 +104,7 @@ class Table:
             new = {app_id: rows for app_id, rows in filled.items() if table.transaction_version(app_id) is None}
             if new:
                 write_deltalake(
-                    table, _streamed(list(new.values())), mode="append", writer_properties=ZSTD,
+                    table, _streamed(pl.concat(new.values(), rechunk=False)), mode="append", writer_properties=ZSTD,
                     commit_properties=commit(dict.fromkeys(new, 1)),
                 )  # fmt: skip
             return set(new)
@@ -229,13 +228,12 @@ def delta_schema(schema: pl.Schema, comments: Mapping[str, str]) -> Schema:
     )
 
 
-def _streamed(parts: Sequence[pl.DataFrame | Parts]) -> pa.RecordBatchReader:
-    """The rows of all in Arrow's older layout, a slice at a time: made as a whole they would be in memory twice."""
+def _streamed(rows: pl.DataFrame) -> pa.RecordBatchReader:
+    """The rows in Arrow's older layout, a slice at a time: made as a whole they would be in memory twice."""
     level = pl.CompatLevel.oldest()
-    schema = pl.DataFrame(schema=parts[0].schema).to_arrow(compat_level=level).schema
-    frames = (frame for part in parts for frame in ([part] if isinstance(part, pl.DataFrame) else part))
-    slices = (rows.to_arrow(compat_level=level) for frame in frames for rows in frame.iter_slices(_SLICE))
-    return pa.RecordBatchReader.from_batches(schema, (batch for rows in slices for batch in rows.to_batches()))
+    schema = rows.clear().to_arrow(compat_level=level).schema
+    slices = (part.to_arrow(compat_level=level) for part in rows.iter_slices(_SLICE))
+    return pa.RecordBatchReader.from_batches(schema, (batch for part in slices for batch in part.to_batches()))
 
 
 def commit(transactions: Mapping[str, int], metadata: dict[str, str] | None = None) -> CommitProperties:

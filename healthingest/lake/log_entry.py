@@ -1,6 +1,6 @@
 """One entry of a Delta log: data files, change data and transactions, published at once or not at all.
 
-delta-rs commits change data only of merges that it ran itself; silver's are made by `rewrite`. The entry keeps to the
+delta-rs commits change data only of merges that it ran itself; silver's are made by `rewrite`. Entries keep to the
 protocol's writer version 4 (https://github.com/delta-io/delta/blob/master/PROTOCOL.md, "Actions"), which is what
 delta-rs creates silver with, and every Delta reader reads it.
 """
@@ -38,6 +38,8 @@ class Entry:
     transactions: Mapping[str, int]
     #: Shown by `history()`; never a value of a record.
     metadata: Mapping[str, str]
+    #: Whether it only adds rows, whatever others add beside it.
+    blind: bool = False
 
     def lines(self) -> Iterator[str]:
         """The entry's JSON lines."""
@@ -85,10 +87,10 @@ def _entry(log: Path, version: int) -> Path:
 
 def _require_known(table: DeltaTable) -> None:
     protocol = table.protocol()
-    if protocol.min_writer_version != _WRITER_VERSION:
+    if protocol.min_writer_version > _WRITER_VERSION:
         raise HealthingestError(
             f"The table {table.metadata().name} asks for writer version {protocol.min_writer_version} of Delta's "
-            f"protocol, this software writes {_WRITER_VERSION}; restore the table as this software made it."
+            f"protocol, this software knows {_WRITER_VERSION}; restore the table as this software made it."
         )
 
 
@@ -105,7 +107,7 @@ def _require_unrelated(path: Path, mine: Entry) -> None:
         if (
             kind in {"metaData", "protocol"}
             or (kind == "txn" and fields["appId"] in mine.transactions)
-            or (kind in {"add", "remove", "cdc"} and (values is None or _same(values, mine.partition)))
+            or (kind in {"add", "remove", "cdc"} and not mine.blind and (not values or _same(values, mine.partition)))
         ):
             raise CommitFailedError(f"Another writer was faster: version {int(path.stem)} concerns this commit too.")
 

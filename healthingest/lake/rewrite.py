@@ -79,8 +79,10 @@ class Rewrite:
         if sum(part.height for part in self._new) >= FILE_ROWS:
             self._write_new()
 
-    def commit(self, transactions: Mapping[str, int], metadata: Mapping[str, str]) -> int:
+    def commit(self, transactions: Mapping[str, int], metadata: Mapping[str, str], *, blind: bool = False) -> int:
         """Publish everything that was added, with transactions and metadata; the new version.
+
+        `blind`: only new rows, which may stand beside whatever others add meanwhile.
 
         Raises:
             CommitFailedError: another writer's commit concerns the partition or a transaction; nothing was published.
@@ -91,7 +93,8 @@ class Rewrite:
             if changed is not None:
                 self._change(changed)
             self._write_new()
-            entry = Entry("MERGE" if self._changed else "WRITE", self._partition, self._actions, transactions, metadata)
+            kind = "MERGE" if self._changed else "WRITE"
+            entry = Entry(kind, self._partition, self._actions, transactions, metadata, blind=blind)
             version = put_entry(self._root, self._table, entry)
         except BaseException:
             self.abandon()

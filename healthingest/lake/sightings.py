@@ -4,14 +4,16 @@ Silver is recomputed from these facts, so they are written before silver and nev
 text that sorts as records rank: record's date, file's date, suffix, slot, delivery, record, repair.
 """
 
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Sequence
 from functools import partial
+from itertools import chain
 from pathlib import Path
 
 import polars as pl
 from deltalake import DeltaTable
 
-from healthingest.lake.delta import Table
+from healthingest.lake.delta import Table, retry
+from healthingest.lake.rewrite import NEW, Rewrite
 from healthingest.model import Delivery
 from healthingest.records.parts import Parts
 
@@ -63,12 +65,26 @@ class Sightings(Table):
             configuration={"delta.dataSkippingStatsColumns": "sequence"},
         )
 
-    def put(self, batch: Iterable[tuple[Delivery, Parts]], generation: int) -> None:
-        """Store the sightings of some deliveries under one generation of keys, once, in one commit.
+    def put(self, batch: Sequence[tuple[Delivery, Parts]], generation: int) -> None:
+        """Store the sightings of some deliveries of one client under one generation of keys, once, in one commit.
 
         Their rows have member_token, _content_hash, sequence (String).
         """
-        self.append_once({_app_id(d.file_id, generation): seen.map(partial(_rows, d, generation)) for d, seen in batch})
+        rows = {_app_id(d.file_id, generation): seen.map(partial(_rows, d, generation)) for d, seen in batch}
+        rows = {app_id: seen for app_id, seen in rows.items() if seen.height}
+
+        def attempt() -> None:
+            table = self.snapshot()
+            new = [app_id for app_id in rows if table.transaction_version(app_id) is None]
+            partition = {"client_id": batch[0][0].client_id}
+            with Rewrite(self.path, table, partition, key="member_token", bounds="sequence") as change:
+                for frame in chain.from_iterable(rows[app_id] for app_id in new):
+                    change.add(frame)
+                if new:
+                    change.commit(dict.fromkeys(new, 1), {}, blind=True)
+
+        if rows:
+            retry(attempt)
 
     def of_client(
         self, client_id: str, generation: int | None, columns: list[str] | None = None, where: pl.Expr | None = None
@@ -148,4 +164,5 @@ def _rows(delivery: Delivery, generation: int, seen: pl.DataFrame) -> pl.DataFra
         content_hash="_content_hash",
         sequence="sequence",
         generation=pl.lit(generation, pl.Int32),
+        _change=pl.lit(NEW),
     )

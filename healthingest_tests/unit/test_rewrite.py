@@ -7,7 +7,7 @@ from typing import Any
 
 import polars as pl
 import pytest
-from deltalake import DeltaTable, Field, write_deltalake
+from deltalake import DeltaTable, Field, TableFeatures, write_deltalake
 from deltalake.exceptions import CommitFailedError
 
 from healthingest.errors import AccountingError, HealthingestError
@@ -166,10 +166,10 @@ def test_a_key_that_the_table_has_twice_is_an_error(root: Path) -> None:
         commit(root, {"e": CHANGED})
 
 
-def test_a_table_of_another_protocol_is_refused_in_words(tmp_path: Path) -> None:
-    write_deltalake(tmp_path / "t", rows("acme", "a"), partition_by=["client"])
-    with pytest.raises(HealthingestError, match="writer version"):
-        commit(tmp_path / "t", {"b": NEW})
+def test_a_table_of_a_later_protocol_is_refused_in_words(root: Path) -> None:
+    DeltaTable(root).alter.add_feature([TableFeatures.AppendOnly], allow_protocol_versions_increase=True)
+    with pytest.raises(HealthingestError, match="writer version 7"):
+        commit(root, {"b": NEW})
 
 
 # --- others' commits ------------------------------------------------------------------------------------------
@@ -196,6 +196,18 @@ def test_commits_of_other_partitions_are_passed_over(root: Path, meanwhile: Any)
 
 def appended(root: Path) -> None:
     write_deltalake(root, rows("acme", "e"), mode="append")
+
+
+@pytest.mark.parametrize("rewritten_too", [False, True])
+def test_new_rows_alone_may_stand_beside_whatever_others_add(root: Path, rewritten_too: bool) -> None:
+    stale = DeltaTable(root)
+    appended(root)
+    if rewritten_too:
+        rewritten(root)
+    change(stale, root, {"f": NEW}).commit({"f": 1}, {}, blind=True)
+    assert content(root).keys() == {("acme", key) for key in "abcdef"} | {("globex", "a")}
+    with pytest.raises(CommitFailedError):
+        change(stale, root, {"g": NEW}).commit({"f": 1}, {}, blind=True)
 
 
 def rewritten(root: Path) -> None:
