@@ -131,14 +131,15 @@ def _erasures(platform: Platform) -> Iterator[Step]:
 
 def _abandoned(platform: Platform) -> Step:
     """Temporary files of processes that died."""
-    removed, oldest = 0, time.time() - _ABANDONED.total_seconds()
-    for root in (platform.lake.bronze.root, platform.lake.vault.root, platform.places.output / "reports"):
+    removed, oldest, lake = 0, time.time() - _ABANDONED.total_seconds(), platform.lake
+    logs = [table.path / "_delta_log" for table in (lake.silver, lake.sightings)]
+    for root in (lake.bronze.root, lake.vault.root, platform.places.output / "reports", *logs):
         for path in root.rglob(".*.tmp") if root.is_dir() else ():
             with contextlib.suppress(FileNotFoundError):  # its writer, alive, has just given it its name
                 if path.stat().st_mtime < oldest:
                     path.unlink()
                     removed += 1
-    removed += sweep(platform.lake.spool, _ABANDONED)
+    removed += sweep(lake.spool, _ABANDONED)
     return Step("temporary files", removed, f"{removed} left behind by processes that died, deleted")
 
 

@@ -62,7 +62,7 @@ def put_entry(root: Path, table: DeltaTable, entry: Entry) -> int:
     _require_known(table)
     log, version = root / "_delta_log", int(table.version())
     _require_kept(log, version)
-    temporary = log / f"_commit_{secrets.token_hex(8)}.json.tmp"
+    temporary = log / f".{secrets.token_hex(8)}.tmp"
     temporary.write_text("".join(f"{line}\n" for line in entry.lines()))
     try:
         while True:

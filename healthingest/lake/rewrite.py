@@ -133,7 +133,7 @@ class Rewrite:
         # Readers of a commit with change data look at that alone: new rows must stand in it too.
         self._write_new()
         for path in self._new_files:
-            self._write_change(pl.read_parquet(path, glob=False), "insert")
+            self._write_changes({"insert": pl.read_parquet(path, glob=False)})
 
     def _rewrite(self, file: DataFile, changed: pl.DataFrame, expected: int) -> None:
         rows = self._read(file, self._columns)
@@ -142,12 +142,22 @@ class Rewrite:
             raise AccountingError("Two rows of the table have one key; nothing was published.")
         after = changed.filter(pl.col("_change") == CHANGED).select(self._columns)
         kept = rows.join(changed, on=self._key, how="anti")
+        new = self._taken_along(rows.height)
         del rows
-        self._write(pl.concat([kept, after]))
+        self._write(pl.concat([kept, after, new]))
         self._actions.append({"remove": _removed(file, self._partition)})
-        for change, kind in ((CHANGED, "update_preimage"), (GONE, "delete")):
-            self._write_change(before.filter(pl.col("_change") == change).select(self._columns), kind)
-        self._write_change(after, "update_postimage")
+        was = {change: before.filter(pl.col("_change") == change).select(self._columns) for change in (CHANGED, GONE)}
+        self._write_changes(
+            {"update_preimage": was[CHANGED], "update_postimage": after, "delete": was[GONE], "insert": new}
+        )
+
+    def _taken_along(self, rows: int) -> pl.DataFrame:
+        """New rows that go into a file of so many rows that is written anyway: a few need no file of their own."""
+        none = pl.DataFrame(schema={name: self._types[name] for name in self._columns})
+        if rows + sum(part.height for part in self._new) > FILE_ROWS:
+            return none
+        taken, self._new = self._new, []
+        return pl.concat([none, *taken])
 
     def _read(self, file: DataFile, columns: list[str]) -> pl.DataFrame:
         """Columns of a data file; those that came to the table later are null."""
@@ -178,10 +188,11 @@ class Rewrite:
         written = self._written_to("", rows)
         self._actions.append({"add": written | {"stats": json.dumps(stats), "modificationTime": _now()}})
 
-    def _write_change(self, rows: pl.DataFrame, kind: str) -> None:
+    def _write_changes(self, changes: Mapping[str, pl.DataFrame]) -> None:
+        """Change data: kind of change -> rows."""
+        rows = pl.concat([rows.with_columns(pl.lit(kind).alias(_CHANGE_TYPE)) for kind, rows in changes.items()])
         if rows.height:
-            written = self._written_to("_change_data/", rows.with_columns(pl.lit(kind).alias(_CHANGE_TYPE)))
-            self._actions.append({"cdc": written | {"dataChange": False}})
+            self._actions.append({"cdc": self._written_to("_change_data/", rows) | {"dataChange": False}})
 
     def _written_to(self, folder: str, rows: pl.DataFrame) -> dict[str, Any]:
         place = "/".join(f"{column}={value}" for column, value in self._partition.items())
