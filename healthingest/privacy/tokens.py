@@ -39,9 +39,8 @@ def content_hash(keyring: Keyring, client_id: str, frame: pl.DataFrame, columns:
     Missing values at the end leave no trace, so a column appended to a contract changes no hash until it is filled.
     """
     values = [pl.col(name).cast(pl.String).fill_null(_MISSING) for name in columns]
-    said = pl.concat_str(*values, separator=_SEPARATOR).str.strip_chars_end(_SEPARATOR + _MISSING)
-    start = pl.lit(f"ch1{_SEPARATOR}{client_id}{_SEPARATOR}") + pl.col("member_token")
-    text = frame.select(pl.concat_str(start, said, separator=_SEPARATOR))
+    said = pl.concat_str(pl.lit(f"ch1{_SEPARATOR}{client_id}"), "member_token", *values, separator=_SEPARATOR)
+    text = frame.select(said.str.strip_chars_end(_SEPARATOR + _MISSING))
     return _hmac(text, keyring.derive("content_hash", client_id)).alias("_content_hash")
 
 
