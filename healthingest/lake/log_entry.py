@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from deltalake import DeltaTable
-from deltalake.exceptions import CommitFailedError, DeltaError
+from deltalake.exceptions import CommitFailedError
 
 from healthingest.errors import HealthingestError
 
@@ -53,7 +53,8 @@ class Entry:
 def put_entry(root: Path, table: DeltaTable, entry: Entry) -> int:
     """Publish an entry that was made from what `table`, a handle on the table at `root`, has seen; its version.
 
-    Entries of others that came since are passed over if they concern other partitions and transactions only.
+    Entries of others that came since are passed over if they concern other partitions and transactions only. After an
+    `Exception` nothing was published; whoever is interrupted cannot know.
 
     Raises:
         CommitFailedError: one of them does concern this entry; nothing was published.
@@ -74,9 +75,10 @@ def put_entry(root: Path, table: DeltaTable, entry: Entry) -> int:
             else:
                 break
     finally:
-        temporary.unlink()
+        with contextlib.suppress(OSError):  # the entry may be published; maintenance takes the file away
+            temporary.unlink()
     if version % _CHECKPOINT_EVERY == 0:
-        with contextlib.suppress(DeltaError, OSError):  # the entry is published; maintenance sums up too
+        with contextlib.suppress(Exception):  # the entry is published; maintenance sums up too
             DeltaTable(str(root), version=version).create_checkpoint()
     return version
 

@@ -93,14 +93,19 @@ class Rewrite:
             if changed is not None:
                 self._change(changed)
             self._write_new()
-            kind = "MERGE" if self._changed else "WRITE"
-            entry = Entry(kind, self._partition, self._actions, transactions, metadata, blind=blind)
-            version = put_entry(self._root, self._table, entry)
         except BaseException:
             self.abandon()
             raise
-        self._written.clear()
-        return version
+        kind = "MERGE" if self._changed else "WRITE"
+        entry = Entry(kind, self._partition, self._actions, transactions, metadata, blind=blind)
+        # Whoever is interrupted from here on may have published the files; if nobody did, vacuum takes them.
+        written, self._written = self._written, []
+        try:
+            return put_entry(self._root, self._table, entry)
+        except Exception:
+            self._written = written
+            self.abandon()
+            raise
 
     def __enter__(self) -> Self:
         """The same."""

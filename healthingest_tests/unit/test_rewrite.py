@@ -1,6 +1,8 @@
 """Commits by copy on write: what they touch and tell the change feed, what they refuse, and what beats them."""
 
+import contextlib
 import json
+import os
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -11,7 +13,7 @@ from deltalake import DeltaTable, Field, TableFeatures, write_deltalake
 from deltalake.exceptions import CommitFailedError
 
 from healthingest.errors import AccountingError, HealthingestError
-from healthingest.lake import rewrite
+from healthingest.lake import log_entry, rewrite
 from healthingest.lake.rewrite import CHANGED, GONE, NEW, Rewrite, files_in
 
 PARTITION = {"client": "acme"}
@@ -264,6 +266,32 @@ def test_a_handle_older_than_the_log_conflicts(root: Path) -> None:
     (root / "_delta_log" / f"{stale.version():020d}.json").rename(root / "gone")
     with pytest.raises(CommitFailedError, match="no longer in the log"):
         commit(root, {}, table=stale)
+
+
+@pytest.mark.parametrize(
+    ("place", "name", "error"),
+    [
+        (os, "link", KeyboardInterrupt), (Path, "unlink", KeyboardInterrupt), (Path, "unlink", OSError),
+        (DeltaTable, "create_checkpoint", KeyboardInterrupt), (DeltaTable, "create_checkpoint", Exception),
+    ],
+)  # fmt: skip
+def test_no_file_of_an_entry_that_stands_in_the_log_is_deleted_whatever_comes_after_it(
+    root: Path, place: Any, name: str, error: type[BaseException], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(log_entry, "_CHECKPOINT_EVERY", 1)
+    done = getattr(place, name)
+
+    def stopped_after(*given: Any, **named: Any) -> None:
+        done(*given, **named)
+        raise error
+
+    changes = change(DeltaTable(root), root, {"a": CHANGED})
+    with monkeypatch.context() as patch, contextlib.suppress(error), changes:
+        patch.setattr(place, name, stopped_after)
+        changes.commit({"acme": 9}, {})
+    assert DeltaTable(root).transaction_version("acme") == 9
+    assert content(root)["acme", "a"] == 1
+    assert feed(root, DeltaTable(root).version())["a", "update_postimage", 1] == 1
 
 
 def test_what_was_gathered_and_never_committed_leaves_nothing(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
