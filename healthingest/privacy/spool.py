@@ -3,6 +3,7 @@
 Whoever kills the process leaves files that nobody can ever read; maintenance takes them away.
 """
 
+import contextlib
 import secrets
 import shutil
 import time
@@ -41,8 +42,10 @@ class Spool:
 
 def sweep(root: Path, older_than: timedelta) -> int:
     """Take away what processes that were killed have left; how many folders."""
-    before = time.time() - older_than.total_seconds()
-    left = [folder for folder in root.iterdir() if folder.stat().st_mtime < before] if root.is_dir() else []
-    for folder in left:
-        shutil.rmtree(folder, ignore_errors=True)
-    return len(left)
+    before, gone = time.time() - older_than.total_seconds(), 0
+    for folder in root.iterdir() if root.is_dir() else ():
+        with contextlib.suppress(FileNotFoundError):  # its process, alive, has just ended with it
+            if folder.stat().st_mtime < before:
+                shutil.rmtree(folder, ignore_errors=True)
+                gone += 1
+    return gone

@@ -80,6 +80,8 @@ def test_folders_that_a_killed_process_left_are_taken_away_in_time(tmp_path: Pat
     os.utime(tmp_path / "old", (day_before, day_before))
     assert sweep(tmp_path, timedelta(days=1)) == 1
     assert [p.name for p in tmp_path.iterdir()] == ["young"]
+    (tmp_path / "ended").symlink_to(tmp_path / "while it was looked at")
+    assert sweep(tmp_path, timedelta(days=1)) == 0
     assert sweep(tmp_path / "absent", timedelta(days=1)) == 0
 
 
