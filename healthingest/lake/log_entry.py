@@ -103,7 +103,8 @@ def _require_kept(log: Path, version: int) -> None:
 
 
 def _require_unrelated(path: Path, mine: Entry) -> None:
-    for line in path.read_text().splitlines():
+    # Not `splitlines`: text in JSON may hold other line separators than the one that ends an action.
+    for line in path.read_text(encoding="utf-8").rstrip("\n").split("\n"):
         ((kind, fields),) = json.loads(line).items()
         values = (fields or {}).get("partitionValues")
         if (

@@ -231,7 +231,9 @@ def compacted(root: Path) -> None:
 
 
 def with_a_column_more(root: Path) -> None:
-    DeltaTable(root).alter.add_columns([Field("more", "string")])
+    # JSON leaves the line separators of Unicode as they are, and a contract's author may copy one into a description.
+    metadata = {"comment": "one\u2028two\x85"}
+    DeltaTable(root).alter.add_columns([Field("more", "string", metadata=metadata)])
 
 
 @pytest.mark.parametrize("meanwhile", [appended, rewritten, emptily_committed, compacted, with_a_column_more])
