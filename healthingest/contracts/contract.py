@@ -144,6 +144,8 @@ class Contract(Strict):
                 raise ValueError(wrong)
         if [c.name for c in self.columns if c.policy.token] != ["member_id"]:
             raise ValueError("exactly the column member_id must have the policy token")
+        if not self.column["member_id"].required:
+            raise ValueError("member_id must be required: a record without it is nobody's")
         made = [target for c in self.columns for target in (*c.policy.generalize, *c.policy.mask)]
         for target in made:
             if made.count(target) > 1 or target in self.column or target in _TAKEN or target.startswith("_"):

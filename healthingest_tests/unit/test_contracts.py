@@ -317,6 +317,7 @@ def test_the_fingerprint_changes_with_any_yaml_and_with_nothing_else(configs: Pa
             for c in ("free", "quasi-identifier")
         ],
         (("name: born", "name: member_id"), "given twice"),
+        (("required: true, policy", "required: false, policy"), "member_id must be required"),
         (("name: born", "name: 'born; drop'"), "pattern"),
         (("type: date", "type: number"), "identifier"),
         (("version: 1\n", "version: 1\nrules: [{id: a, column: x, max_length: 1}]\n"), "no column x"),
