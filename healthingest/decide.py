@@ -130,7 +130,7 @@ def recorded(platform: Platform, file_id: str) -> Decision:
 
 @dataclass(frozen=True)
 class _Plan:
-    """Rows to commit (as `members_of`, with `_change`), to be gone through once, and what becomes of each delivery."""
+    """Rows to commit (as in `Members`, with `_change`), to be gone through once, and what becomes of each delivery."""
 
     rows: Iterable[pl.DataFrame]
     decisions: dict[str, Decision]

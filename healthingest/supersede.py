@@ -68,7 +68,7 @@ def left_behind(platform: Platform, slot: Slot, columns: pl.Schema, current: pl.
 
     They are those that it does not name, and those for whom its record is `stale`: of records that are ordered by a
     date of their own, the superseded delivery's may have been later than all others. `current` (token) is that part
-    of the new delivery that is not stale. Given in `columns`, those of `members_of`, with `_change`: `gone` where no
+    of the new delivery that is not stale. Given in `columns`, those of `Members`, with `_change`: `gone` where no
     other delivery names a member, `changed` with the row that the best of the others gives.
     """
     client_id, token = slot.delivery.client_id, compact("member_token")
@@ -99,14 +99,15 @@ def _rows_of(platform: Platform, client_id: str, wanted: pl.DataFrame) -> pl.Dat
     if registered is None:
         raise PermanentError(f"Delivery {file_id} is not in bronze, but members fall back to it; restore bronze.")
     named = read_again(platform, registered.delivery).parts
-    rows = pl.concat([some.join(wanted, on="member_token", how="semi") for some in named])
+    found = (some.join(wanted, on="member_token", how="semi") for some in named)
+    rows = pl.concat([pl.DataFrame(schema=named.schema), *found])
     if rows.height != wanted.height:
         raise PermanentError(f"Delivery {file_id} in bronze no longer gives what was sighted of it; restore bronze.")
     return rows.with_columns(_change=pl.lit(CHANGED))
 
 
 def silver_rows(changed: pl.DataFrame, client: Client) -> pl.DataFrame:
-    """Silver's rows, with `_change`, of members as `members_of` gives them."""
+    """Silver's rows, with `_change`, of members as `Members` has them."""
     return changed.select(
         "_change",
         "member_token",

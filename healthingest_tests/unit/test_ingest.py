@@ -10,7 +10,7 @@ from pathlib import Path
 
 import polars as pl
 import pytest
-from deltalake import DeltaTable
+from deltalake import DeltaTable, write_deltalake
 
 from healthingest.doctor import examine
 from healthingest.errors import IncompleteError, UnroutableError
@@ -527,6 +527,21 @@ def test_a_member_whom_a_resend_dates_back_falls_to_what_another_file_says(home:
     deliver(home, "acme_20250107.csv", dated("Salem", 2))
     deliver(home, "acme_20250106.csv", dated("Lowell", 1))
     assert members_of_silver(home) == [("M", "Salem")]
+
+
+@pytest.mark.parametrize("given", ["x", line("L")], ids=["nothing", "somebody else"])
+def test_a_member_who_would_fall_back_to_what_bronze_no_longer_gives_fails_the_resend_in_words(
+    home: Platform, given: str
+) -> None:
+    deliver(home, "acme_20250106.csv", csv_of(line("K"), line("L"), line("M")))
+    other = deliver(home, "acme_20250105.csv", csv_of(given)).delivery
+    seen = home.lake.sightings.frame(None, pl.col("sequence").str.contains(" 0000000003 "))
+    told = {"file_id": other.file_id, "file_name": other.file_name, "content_hash": "0" * 32}
+    seen = seen.with_columns(**{column: pl.lit(value) for column, value in told.items()})
+    write_deltalake(home.lake.sightings.uri, seen, mode="append")
+    failed = deliver(home, "acme_20250106.csv", csv_of(line("K"), line("L")))
+    assert failed.status == "failed"
+    assert "no longer gives what was sighted" in str(failed.message)
 
 
 # --- concurrency ----------------------------------------------------------------------------------------------
