@@ -282,12 +282,20 @@ def load_clients(places: Places) -> ClientSet:
 
 def _refuse_other_type(client: Client, others: Iterable[Client], file: Path) -> None:
     """Silver has one type per column, whoever's it is."""
+    mine = _years_in_silver(client)
     for other in others:
-        for target, (_, how) in client.contract.derived.items():
-            known = other.contract.derived.get(target)
-            if known and (known[1] == "year") != (how == "year"):
-                raise ConfigError(f"{other.client_id} has a column {target} of another type; call this one otherwise.",
-                                  file=file, key="policies")  # fmt: skip
+        theirs = _years_in_silver(other)
+        if differ := sorted(target for target in mine.keys() & theirs.keys() if mine[target] != theirs[target]):
+            raise ConfigError(f"{other.client_id} has a column {differ[0]} of another type; call this one otherwise.",
+                              file=file, key="policies")  # fmt: skip
+
+
+def _years_in_silver(client: Client) -> dict[str, bool]:
+    """Column that the client's contract gives silver -> whether it is a number, a year; all others are text."""
+    contract = client.contract
+    return dict.fromkeys(contract.kept, False) | {
+        target: how == "year" for target, (_, how) in contract.derived.items()
+    }
 
 
 def load_client(file: Path, configs: Path) -> Client:

@@ -104,6 +104,21 @@ def test_two_clients_cannot_give_one_silver_column_two_types(tmp_path: Path) -> 
     assert "birth_year of another type" in str(problem)
 
 
+def test_a_column_that_is_kept_cannot_be_the_year_that_another_client_derives(tmp_path: Path) -> None:
+    home = install(tmp_path, {"acme": "client_id: acme\n"})
+    folder = home.places.configs / "contracts" / "odd"
+    folder.mkdir()
+    (folder / "1.yaml").write_text(
+        "contract: odd\nversion: 1\ncolumns:\n"
+        "  - {name: member_id, type: identifier, required: true, policy: {token: true, vault: identity}}\n"
+        "  - {name: birth_year, type: text, class: free, policy: {keep: true}}\n"
+    )
+    home = configure(home, "client_id: globex\ncontract: odd/1\n", stem="globex")
+    (problem,) = home.clients.problems
+    assert "birth_year of another type" in str(problem)
+    assert home.clients.active == ["acme"]
+
+
 def test_the_tables_schema_says_of_every_readable_column_what_it_is_and_how_near_a_person(tmp_path: Path) -> None:
     home = install(tmp_path, {"acme": _POLICIES})
     deliver(home, "acme_20250106.csv", csv_of(line("M1")))
