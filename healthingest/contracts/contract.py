@@ -23,8 +23,8 @@ PARSED_TYPES: frozenset[ColumnType] = frozenset(DOMAINS)
 Group = Annotated[StrictStr, Field(pattern=r"^[a-z][a-z0-9_]{0,30}$")]
 
 
-#: Silver columns that every contract's rows have; no derived column may be called so.
-_TAKEN = frozenset({"client_id", "member_token", "creation_date", "last_seen", "age_band_as_of"})
+#: Columns that all rows have, on their way, in silver or for a reader; only what is dropped may be called so.
+_TAKEN = frozenset({"client_id", "member_token", "creation_date", "last_seen", "age_band_as_of", "sequence"})
 _MADE = {
     "year": "year", "month": "year and month", "last4": "last four characters", "first": "first character",
     "zip3": "three digits, where the Census proves more than 20,000 people, else 000,",
@@ -146,6 +146,8 @@ class Contract(Strict):
             raise ValueError("exactly the column member_id must have the policy token")
         if not self.column["member_id"].required:
             raise ValueError("member_id must be required: a record without it is nobody's")
+        if astray := [c.name for c in self.columns if c.name in _TAKEN and not c.policy.drop]:
+            raise ValueError(f"a column can only be called {astray[0]} if it is dropped: that name is taken")
         made = [target for c in self.columns for target in (*c.policy.generalize, *c.policy.mask)]
         for target in made:
             if made.count(target) > 1 or target in self.column or target in _TAKEN or target.startswith("_"):

@@ -316,6 +316,11 @@ def test_the_fingerprint_changes_with_any_yaml_and_with_nothing_else(configs: Pa
             for t in ("email", "phone", "ssn", "mbi")
             for c in ("free", "quasi-identifier")
         ],
+        *[
+            (("name: born, type: date, policy: {drop: true}", f"name: {name}, type: text, {policy}"), "name is taken")
+            for name in ("client_id", "member_token", "creation_date", "last_seen", "sequence")
+            for policy in ("policy: {vault: identity}", "class: free, policy: {keep: true}")
+        ],
         (("name: born", "name: member_id"), "given twice"),
         (("required: true, policy", "required: false, policy"), "member_id must be required"),
         (("name: born", "name: 'born; drop'"), "pattern"),
