@@ -86,7 +86,7 @@ class Rewrite:
 
         Raises:
             CommitFailedError: another writer's commit concerns the partition or a transaction; nothing was published.
-            AccountingError: a row to change is not there exactly once; nothing was published.
+            AccountingError: a row to change is not there, or twice in one file; nothing was published.
         """
         try:
             changed = pl.concat(self._changed) if self._changed else None

@@ -259,6 +259,17 @@ def test_a_writer_of_the_library_that_was_overtaken_by_such_a_commit_conflicts(r
         merge.when_matched_update_all().execute()
     with pytest.raises(CommitFailedError):
         DeltaTable(root, version=stale.version()).delete("client = 'acme' AND n = 0")
+    with pytest.raises(CommitFailedError):
+        DeltaTable(root, version=stale.version()).optimize.compact()
+    assert content(root)["acme", "a"] == 1
+
+
+def test_files_are_put_together_beside_rows_that_are_only_added(root: Path) -> None:
+    stale = DeltaTable(root)
+    change(DeltaTable(root), root, {"f": NEW}).commit({"f": 1}, {}, blind=True)
+    stale.optimize.compact()
+    assert content(root).keys() == {("acme", key) for key in "abcdf"} | {("globex", "a")}
+    assert len(files_in(DeltaTable(root), PARTITION)) == 2
 
 
 def test_a_handle_older_than_the_log_conflicts(root: Path) -> None:
