@@ -321,3 +321,15 @@ def test_every_line_of_an_entry_is_one_action(root: Path) -> None:
     kinds = [list(json.loads(line)) for line in text.splitlines()]
     assert all(len(kind) == 1 for kind in kinds)
     assert Counter(kind[0] for kind in kinds) == Counter(commitInfo=1, add=1, remove=1, cdc=1, txn=1)
+
+
+def test_an_entry_says_of_its_files_what_the_protocol_asks_for(root: Path) -> None:
+    version = commit(root, {"a": CHANGED, "e": NEW})
+    text = (root / "_delta_log" / f"{version:020d}.json").read_text()
+    said = {kind: fields for action in map(json.loads, text.splitlines()) for kind, fields in action.items()}
+    assert {kind: said[kind]["dataChange"] for kind in ("add", "remove", "cdc")} == {
+        "add": True, "remove": True, "cdc": False
+    }  # fmt: skip
+    for kind in ("add", "remove", "cdc"):
+        assert said[kind]["partitionValues"] == PARTITION
+        assert said[kind]["size"] == (root / said[kind]["path"]).stat().st_size
