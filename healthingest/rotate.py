@@ -12,6 +12,7 @@ import polars as pl
 
 from healthingest.errors import IncompleteError, KeyringError, UsageError
 from healthingest.lake.lake import Lake
+from healthingest.lake.sightings import SIGHTED
 from healthingest.lake.silver import Snapshot
 from healthingest.lake.vault import CONSOLIDATED
 from healthingest.members import read_again
@@ -137,7 +138,7 @@ def _sight_anew(platform: Platform, client_id: str, on_step: OnStep) -> int:
         registered = platform.lake.bronze.find(client_id, file_id)
         if registered is None:
             raise IncompleteError(f"Delivery {file_id} of {client_id} is not in bronze; restore it from its backup.")
-        sightings.put([(registered.delivery, read_again(ahead, registered.delivery).parts)], latest)
+        sightings.put([(registered.delivery, read_again(ahead, registered.delivery).parts.select(SIGHTED))], latest)
     return len(lacking)
 
 

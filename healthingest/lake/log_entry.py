@@ -64,8 +64,8 @@ def put_entry(root: Path, table: DeltaTable, entry: Entry) -> int:
     log, version = root / "_delta_log", int(table.version())
     _require_kept(log, version)
     temporary = log / f".{secrets.token_hex(8)}.tmp"
-    temporary.write_text("".join(f"{line}\n" for line in entry.lines()))
     try:
+        temporary.write_text("".join(f"{line}\n" for line in entry.lines()))
         while True:
             version += 1
             try:

@@ -122,15 +122,16 @@ class Vault:
         for attempt in range(_LOOKS):
             parts = [p for p in self.parts(client_id) if p.name.split("-")[0] in of and p not in without]
             try:
-                return self._rows(client_id, parts, wanted, columns)
+                return self.rows_in(client_id, parts, wanted, columns)
             except FileNotFoundError:  # an erasure or rotation has just written that part anew, under another name
                 if attempt == _LOOKS - 1:
                     raise
         raise AssertionError
 
-    def _rows(
-        self, client_id: str, parts: Collection[Path], wanted: pl.DataFrame, columns: Collection[str] | None
+    def rows_in(
+        self, client_id: str, parts: Collection[Path], wanted: pl.DataFrame, columns: Collection[str] | None = None
     ) -> pl.DataFrame:
+        """The same of some parts alone."""
         scans = [scan_encrypted(p, self._keyring, client_id, name=p.name) for p in parts]
         if not scans:
             return pl.DataFrame(schema=dict.fromkeys(FOOTER_COLUMNS, pl.String))

@@ -10,7 +10,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from healthingest import clean_source
+from healthingest import clean_source, consolidate
 from healthingest.contracts.clients import load_client
 from healthingest.errors import BusyError, ConfigError, IncompleteError, UsageError
 from healthingest.export import export_frame
@@ -99,6 +99,20 @@ def test_silvers_log_stays_while_a_delivery_has_no_audit_row(home: Platform) -> 
 
 def parts(home: Platform) -> set[str]:
     return {p.name for p in home.lake.vault.parts("acme")}
+
+
+def test_many_rows_become_parts_of_a_size_and_are_not_put_together_again(
+    home: Platform, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(consolidate, "_ROWS", 5)
+    days_of(home, 17)
+    old, members = parts(home), export_frame(home)
+    maintain(home, grace=timedelta(0))
+    together = parts(home) - old
+    assert len(together) > 1
+    maintain(home, grace=timedelta(0))
+    assert parts(home) == together
+    assert export_frame(home).sort("member_id").equals(members.sort("member_id"))
 
 
 def test_small_parts_become_one_and_the_replaced_ones_go_after_the_grace(home: Platform) -> None:
