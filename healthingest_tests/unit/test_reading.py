@@ -563,7 +563,6 @@ def test_a_role_is_given_its_keyring_and_works_with_it_alone(home: Platform, tmp
     for words in (("rotate", "acme"), ("revoke", "acme")):
         refused = shell.run("keys", *words, env={"HEALTHINGEST_KEYRING": str(keyring)})
         assert (refused.code, "a role's cannot be rotated" in refused.err) == (1, True)
-    assert shell.run("audit", "verify").out == "3 chains are whole.\n"
     assert shell.run("audit", "verify").out.startswith("3 chains are whole. ")
     assert "outreach" in shell.run("audit", "show", "acme").out
     assert shell.run("keys", "role", "outreach", "--out", str(keyring)).code == 1

@@ -595,7 +595,12 @@ def test_the_csv_spectrum_parses_as_its_json_says(name: str) -> None:
             "contract": "spectrum",
             "version": 1,
             "columns": [
-                {"name": c, "type": "text", "policy": {"token": True} if c == "member_id" else {"vault": "contact"}}
+                {
+                    "name": c,
+                    "type": "text",
+                    "required": c == "member_id",
+                    "policy": {"token": True} if c == "member_id" else {"vault": "contact"},
+                }
                 for c in columns
             ],
         }
