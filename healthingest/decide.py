@@ -14,7 +14,7 @@ import polars as pl
 from healthingest import sentences
 from healthingest.contracts.clients import Client
 from healthingest.errors import AccountingError, KeyringError, PermanentError
-from healthingest.lake.rewrite import CHANGED, GONE, NEW
+from healthingest.lake.rewrite import CHANGED, GONE, NEW, Rewrite
 from healthingest.lake.silver import APPLIED, HELD, Snapshot
 from healthingest.members import Members
 from healthingest.model import Counts, Delivery, Outcome, Profile
@@ -98,9 +98,7 @@ def decide(
             candidate.members.let_go()
     with silver.change(snapshot) as change:
         with stage("vault"):
-            for rows in plan.rows:
-                _put_values(platform, client, snapshot.number + 1, rows.filter(pl.col("_change") != GONE))
-                change.add(silver_rows(rows, client))
+            _put_rows(platform, client, snapshot.number + 1, plan.rows, change)
         sighted()
         with stage("silver"):
             said = {file_id: decision.as_dict() for file_id, decision in plan.decisions.items()}
@@ -248,8 +246,17 @@ def _changed(won: Sequence[tuple[Candidate, pl.DataFrame]], known: pl.DataFrame)
     return itertools.chain(*[candidate.members.picked(part) for (candidate, _), part in zip(won, parts, strict=True)])
 
 
+def _put_rows(platform: Platform, client: Client, number: int, frames: Iterable[pl.DataFrame], change: Rewrite) -> None:
+    """Values into the vault, the rest towards silver; nothing of the frames is kept here for the commit."""
+    for rows in frames:
+        staying = rows.filter(pl.col("_change") != GONE) if (rows["_change"] == GONE).any() else rows
+        _put_values(platform, client, number, staying)
+        change.add(silver_rows(rows, client))
+
+
 def _put_values(platform: Platform, client: Client, number: int, rows: pl.DataFrame) -> None:
     """One vault part per delivery that the rows come from: mostly one, more where members fall back."""
     groups = client.contract.vaulted
-    for part in rows.select("member_token", "_file_id", *groups).partition_by("_file_id"):
+    rows = rows.select("member_token", "_file_id", *groups)
+    for part in [rows] if rows["_file_id"].n_unique() == 1 else rows.partition_by("_file_id"):  # which copies
         platform.lake.vault.put(client.client_id, part["_file_id"][0], number, part, groups)

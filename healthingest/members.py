@@ -118,7 +118,7 @@ class Members:
         if not self.parts.in_memory:
             return frames
         together = pl.concat([pl.DataFrame(schema=self.parts.schema | {"_change": pl.String()}), *frames])
-        return [together if rows.height == self.parts.height else _copied(together)]
+        return [_copied(together) if 2 * rows.height < self.parts.height else together]
 
     def let_go(self) -> None:
         """Free their rows if they are many."""
@@ -134,7 +134,7 @@ def _changing(parts: Parts, change: pl.Series) -> Iterator[pl.DataFrame]:
 
 
 def _copied(picked: pl.DataFrame) -> pl.DataFrame:
-    # polars' text of picked rows keeps that of all rows alive; by way of Arrow's older layout it is a copy.
+    # polars' text of few picked rows keeps that of all rows alive; by way of Arrow's older layout it is a copy.
     return pl.DataFrame(picked.to_arrow(compat_level=pl.CompatLevel.oldest()), schema=picked.schema)
 
 

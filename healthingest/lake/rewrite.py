@@ -131,7 +131,10 @@ class Rewrite:
             touched = self._read(file, [self._key]).join(left, on=self._key, how="semi")
             if touched.is_empty():
                 continue
-            self._rewrite(file, changed.join(touched, on=self._key, how="semi"), touched.height)
+            here = changed
+            if touched.height < changed.height:
+                here = changed.join(touched, on=self._key, how="semi")
+            self._rewrite(file, here, touched.height)
             left = left.join(touched, on=self._key, how="anti")
         if left.height:
             raise AccountingError(f"{left.height} rows to change are not in the table; nothing was published.")
@@ -142,19 +145,19 @@ class Rewrite:
 
     def _rewrite(self, file: DataFile, changed: pl.DataFrame, expected: int) -> None:
         rows = self._read(file, self._columns)
-        before = rows.join(changed.select(self._key, "_change"), on=self._key, how="inner")
-        if not before.height == changed.height == expected:
+        said = rows.select(self._key).join(
+            changed.select(self._key, "_change"), on=self._key, how="left", maintain_order="left"
+        )["_change"]
+        if not said.count() == changed.height == expected:
             raise AccountingError("Two rows of the table have one key; nothing was published.")
-        after = changed.filter(pl.col("_change") == CHANGED).select(self._columns)
-        kept = rows.join(changed, on=self._key, how="anti")
+        kept, was, gone = rows.filter(said.is_null()), _where(rows, said == CHANGED), rows.filter(said == GONE)
+        after = _where(changed, changed["_change"] == CHANGED).select(self._columns)
         new = self._taken_along(rows.height)
-        del rows
+        del rows, changed  # a day on which everybody changes is several times in memory otherwise
         self._write(pl.concat([kept, after, new]))
+        del kept
         self._actions.append({"remove": _removed(file, self._partition)})
-        was = {change: before.filter(pl.col("_change") == change).select(self._columns) for change in (CHANGED, GONE)}
-        self._write_changes(
-            {"update_preimage": was[CHANGED], "update_postimage": after, "delete": was[GONE], "insert": new}
-        )
+        self._write_changes({"update_preimage": was, "update_postimage": after, "delete": gone, "insert": new})
 
     def _taken_along(self, rows: int) -> pl.DataFrame:
         """New rows that go into a file of so many rows that is written anyway: a few need no file of their own."""
@@ -208,6 +211,11 @@ class Rewrite:
         # Level 1: as small as level 3 here, in a third of the time.
         rows.write_parquet(path, compression="zstd", compression_level=1, statistics=False)
         return {"path": relative, "partitionValues": self._partition, "size": path.stat().st_size, "dataChange": True}
+
+
+def _where(rows: pl.DataFrame, mask: pl.Series) -> pl.DataFrame:
+    """The rows where `mask` is true; the very same frame if that is everywhere."""
+    return rows if mask.all(ignore_nulls=False) else rows.filter(mask)
 
 
 def _removed(file: DataFile, partition: Mapping[str, str]) -> dict[str, Any]:
