@@ -209,12 +209,13 @@ def test_a_frame_that_is_never_collected_is_no_reading(home: Platform) -> None:
     assert events(home) == []
 
 
+@pytest.mark.parametrize("role", ["outreach", "analyst"])
 def test_who_reads_is_the_systems_user_whatever_the_environment_says(
-    home: Platform, monkeypatch: pytest.MonkeyPatch
+    home: Platform, monkeypatch: pytest.MonkeyPatch, role: str
 ) -> None:
     for name in ("LOGNAME", "USER", "LNAME", "USERNAME"):
         monkeypatch.setenv(name, "somebody_else")
-    read(home, "outreach")
+    read(home, role)
     assert events(home)[0]["who"] == pwd.getpwuid(os.getuid()).pw_name != "somebody_else"
 
 
@@ -344,15 +345,6 @@ def test_a_reading_whose_event_finds_only_half_its_room_on_the_disk_is_refused(h
     assert [e["no"] for e in events(home)] == [1]
     read(home, "analyst")
     assert home.lake.events.faults() == []
-
-
-def test_an_event_names_the_user_of_the_system_whatever_the_environment_says(
-    home: Platform, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for name in ("LOGNAME", "USER", "LNAME", "USERNAME"):
-        monkeypatch.setenv(name, "somebody-else")
-    read(home, "analyst")
-    assert events(home)[0]["who"] == pwd.getpwuid(os.getuid()).pw_name
 
 
 def test_a_role_that_cannot_sign_leaves_no_chain_and_an_empty_one_is_no_fault(home: Platform, tmp_path: Path) -> None:
