@@ -77,7 +77,7 @@ def left_behind(platform: Platform, slot: Slot, columns: pl.Schema, current: pl.
         rows.filter(pl.col("file_id") == slot.earlier).join(current, on="token", how="anti").select("token").unique()
     )
     best = _best(rows.join(alone, on="token", how="semi"), slot).with_columns(hash=compact("content_hash"))
-    known = slot.snapshot.hashes().rename({"hash": "__hash"}).join(alone, on="token", how="semi")
+    known = slot.snapshot.hashes(alone).rename({"hash": "__hash"}).join(alone, on="token", how="semi")
     lost = known.join(best, on="token", how="anti").select("token")
     gone = rows.join(lost, on="token", how="semi").unique("token").select("member_token", _change=pl.lit(GONE))
     fallen = best.join(known, on="token").filter(pl.col("hash") != pl.col("__hash"))
