@@ -123,9 +123,11 @@ def test_every_line_belongs_to_one_record_or_is_blank_also_where_records_are_too
 
 
 def text_client(**source: object) -> Client:
-    """A client whose contract asks nothing of its columns, so that only the reader decides."""
+    """A client whose contract asks nothing of its columns but an id, so that only the reader decides."""
     policy = {name: {"vault": "contact"} for name in NAMES} | {"member_id": {"token": True}}
-    columns = [{"name": name, "type": "text", "policy": policy[name]} for name in NAMES]
+    columns = [
+        {"name": name, "type": "text", "required": name == "member_id", "policy": policy[name]} for name in NAMES
+    ]
     contract = Contract.model_validate({"contract": "text", "version": 1, "columns": columns})
     return Client("acme", ClientConfig.model_validate({"client_id": "acme", "source": source}), contract)
 
