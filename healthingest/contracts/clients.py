@@ -170,7 +170,9 @@ class ClientConfig(Strict):
     @classmethod
     def _no_secrets(cls, value: dict[str, str]) -> dict[str, str]:
         for place, target in value.items():
-            if not target.startswith(("env:", "file:")):
+            if place not in {"slack", "teams", "pagerduty", "email"}:
+                raise ValueError("a client's own places are slack, teams, pagerduty and email")
+            if not re.fullmatch(r"env:[A-Za-z_][A-Za-z0-9_]*|file:.+", target):
                 raise ValueError(f"{place} must name its secret as env:VARIABLE or file:PATH, never hold it")
         return value
 
@@ -262,7 +264,7 @@ def load_clients(places: Places) -> ClientSet:
     clients: dict[str, Client] = {}
     problems: list[ConfigError] = []
     for file in sorted([*places.configs.glob("*.yaml"), *places.configs.glob("*.yml")]):
-        if file.name == "roles.yaml" or file.name.startswith("."):
+        if file.name in {"roles.yaml", "alerts.yaml"} or file.name.startswith("."):
             continue
         try:
             client = load_client(file, places.configs)

@@ -1,0 +1,293 @@
+"""`client_configs/alerts.yaml`: the places that messages go to, who gets what, and how patient the watch is.
+
+Secrets stand only as `env:VARIABLE` or `file:PATH`; they are read when a message is sent, and never kept. Without the
+file there are no places but those that clients name themselves; alerts are kept and shown all the same.
+"""
+
+import os
+import re
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, Field, StrictInt, StrictStr, field_validator, model_validator
+
+from healthingest.alerting.message import SEVERITIES, Severity
+from healthingest.contracts import strict_yaml
+from healthingest.contracts.clients import Client, Duration
+from healthingest.contracts.rules import Strict
+from healthingest.errors import ConfigError, HealthingestError
+
+FILE = "alerts.yaml"
+
+
+class SecretError(HealthingestError):
+    """A secret that alerts.yaml or a client's config names is not there; who sets it must act."""
+
+    kind = "secret"
+
+
+def _reference(value: str) -> str:
+    if not re.fullmatch(r"env:[A-Za-z_][A-Za-z0-9_]*|file:.+", value):
+        raise ValueError("name the secret as env:VARIABLE or file:PATH, never write it here")
+    return value
+
+
+SecretRef = Annotated[StrictStr, AfterValidator(_reference)]
+Name = Annotated[StrictStr, Field(pattern=r"^[a-z][a-z0-9_-]{0,40}$")]
+
+
+def secret(reference: str, env: Mapping[str, str] = os.environ) -> str:
+    """The secret that a reference names, without the white space around it.
+
+    Raises:
+        SecretError: it is not there, or empty.
+    """
+    kind, _, where = reference.partition(":")
+    try:
+        value = env.get(where, "") if kind == "env" else Path(where).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        value = ""
+    if not value.strip():
+        raise SecretError(f"The secret {reference} is not there; set it for the process that sends alerts.")
+    return value.strip()
+
+
+# --- places -------------------------------------------------------------------------------------------------------
+
+
+class _Place(Strict):
+    #: Milder messages are not sent here.
+    min_severity: Severity = "info"
+
+
+class Slack(_Place):
+    """An incoming webhook of Slack."""
+
+    kind: Literal["slack"]
+    url: SecretRef
+
+
+class SlackBot(_Place):
+    """A Slack app with the scope chat:write: what is said later of an alert is a reply in its thread."""
+
+    kind: Literal["slack_bot"]
+    token: SecretRef
+    channel: StrictStr
+    #: Another server of the same interface, e.g. a proxy.
+    base_url: StrictStr = "https://slack.com/api/"
+
+
+class PagerDuty(_Place):
+    """A service's integration key for PagerDuty's Events API v2."""
+
+    kind: Literal["pagerduty"]
+    key: SecretRef
+    url: StrictStr = "https://events.pagerduty.com"
+
+
+class Email(_Place):
+    """A mailbox or several, by a mail server."""
+
+    kind: Literal["email"]
+    #: Addresses, or one reference to a secret that holds them, separated by commas.
+    to: list[StrictStr] | SecretRef
+    sender: StrictStr
+    host: StrictStr
+    port: StrictInt = 587
+    security: Literal["starttls", "tls", "none"] = "starttls"
+    user: StrictStr | None = None
+    password: SecretRef | None = None
+
+
+class Webhook(_Place):
+    """Any HTTP endpoint; messages are signed as Standard Webhooks (standardwebhooks.com) asks."""
+
+    kind: Literal["webhook"]
+    url: SecretRef
+    #: Names a secret like whsec_ and base64.
+    secret: SecretRef
+
+
+class Teams(_Place):
+    """A Microsoft Teams workflow "when a webhook request is received": it is sent an adaptive card."""
+
+    kind: Literal["teams"]
+    url: SecretRef
+
+
+Place = Annotated[Slack | SlackBot | PagerDuty | Email | Webhook | Teams, Field(discriminator="kind")]
+
+
+# --- who gets what, when ------------------------------------------------------------------------------------------
+
+
+class Route(Strict):
+    """Which messages go to which places; what is left out asks for all."""
+
+    to: list[Name] = Field(min_length=1)
+    severity: list[Severity] = Field(default_factory=list)
+    clients: list[StrictStr] = Field(default_factory=list)
+    conditions: list[StrictStr] = Field(default_factory=list)
+
+    def takes(self, condition: str, client_id: str | None, severity: Severity) -> bool:
+        """Whether an alert goes this way."""
+        return (
+            (not self.severity or severity in self.severity)
+            and (not self.clients or client_id in self.clients)
+            and (not self.conditions or condition.partition(":")[0] in self.conditions)
+        )
+
+
+class Flapping(Strict):
+    """When an alert that comes and goes is damped."""
+
+    #: So many firings within `within` are one too many.
+    firings: StrictInt = Field(default=4, ge=2)
+    within: Duration = timedelta(hours=1)
+    #: So long it must be steady before anything more is said of it.
+    steady: Duration = timedelta(minutes=30)
+
+
+class Timing(Strict):
+    """How patient the watch is."""
+
+    #: After so long what still fires, and nobody has acknowledged, is told again.
+    remind_every: Duration = timedelta(hours=24)
+    #: So long a message waits for others with the same cause.
+    group_wait_seconds: StrictInt = Field(default=15, ge=0, le=60)
+    flapping: Flapping = Field(default_factory=Flapping)
+    #: First and longest wait before a message that could not be sent is tried again.
+    retry_first_seconds: StrictInt = Field(default=15, ge=1)
+    retry_longest_seconds: StrictInt = Field(default=600, ge=1)
+    #: After so long a message is given up; the alert itself stays.
+    give_up_after: Duration = timedelta(days=3)
+
+
+class Limits(Strict):
+    """From when on something is worth an alert."""
+
+    #: Share of a disk that must be free.
+    disk_free: float = Field(default=0.10, gt=0, lt=1)
+    queued_for: Duration = timedelta(minutes=30)
+    running_for: Duration = timedelta(hours=1)
+    #: A sensor, schedule or daemon that was not heard of for so long, above what its own interval explains.
+    silent_for: Duration = timedelta(minutes=5)
+    #: Keys older than this are due for rotation; a warning comes `keys_warn_before` that.
+    keys_older_than: Duration = timedelta(days=365)
+    keys_warn_before: Duration = timedelta(days=30)
+
+
+class Window(Strict):
+    """A maintenance window: state is kept, nothing is sent; what still fires at its end is told then."""
+
+    begins: datetime
+    ends: datetime
+    clients: list[StrictStr] = Field(default_factory=list)
+    reason: StrictStr = ""
+
+    @field_validator("begins", "ends", mode="before")
+    @classmethod
+    def _with_zone(cls, value: object) -> object:
+        moment = datetime.fromisoformat(value) if isinstance(value, str) else value
+        if not isinstance(moment, datetime) or moment.tzinfo is None:
+            raise ValueError("write a time with its zone, like 2026-12-24T18:00:00-05:00")
+        return moment.astimezone(UTC)
+
+    @model_validator(mode="after")
+    def _forward(self) -> "Window":
+        if self.ends <= self.begins:
+            raise ValueError("a window ends after it begins")
+        return self
+
+    def covers(self, client_id: str | None, now: datetime) -> bool:
+        """Whether it silences a client (None: the installation) now."""
+        return self.begins <= now < self.ends and (not self.clients or client_id in self.clients)
+
+
+class Settings(Strict):
+    """The whole file; every key has a default."""
+
+    #: Names the installation in messages; by default HEALTHINGEST_ENV.
+    environment: StrictStr | None = None
+    #: Base of links to runs and assets, like https://dagster.example.org.
+    dagster_url: StrictStr | None = None
+    places: dict[Name, Place] = Field(default_factory=dict)
+    routes: list[Route] = Field(default_factory=list)
+    #: Condition -> severity, instead of the condition's own.
+    severities: dict[StrictStr, Severity] = Field(default_factory=dict)
+    timing: Timing = Field(default_factory=Timing)
+    limits: Limits = Field(default_factory=Limits)
+    maintenance: list[Window] = Field(default_factory=list)
+    #: Address (healthchecks.io, Dead Man's Snitch ...) that is called after every good look: it alarms on silence.
+    heartbeat: SecretRef | None = None
+
+    @model_validator(mode="after")
+    def _routes_lead_somewhere(self) -> "Settings":
+        for route in self.routes:
+            if unknown := [name for name in route.to if name not in self.places]:
+                raise ValueError(f"a route leads to {unknown[0]}, which is not among the places")
+        return self
+
+    def places_for(
+        self, condition: str, client: Client | None, client_id: str | None, severity: Severity
+    ) -> Iterator[tuple[str, Place]]:
+        """The places, by name, that are told of an alert: those of the first route that takes it, and the client's own.
+
+        Without any route, all of `places`.
+        """
+        first = next((route.to for route in self.routes if route.takes(condition, client_id, severity)), None)
+        names = first if first is not None else ([] if self.routes else list(self.places))
+        found: dict[str, Place] = {name: self.places[name] for name in names}
+        for name, place in {**found, **(places_of(client, self) if client else {})}.items():
+            if SEVERITIES.index(severity) >= SEVERITIES.index(place.min_severity):
+                yield name, place
+
+    def place(self, name: str, clients: Mapping[str, Client]) -> Place | None:
+        """The place of a name: one of the file's, or a client's own (`acme/slack`)."""
+        if name in self.places:
+            return self.places[name]
+        client = clients.get(name.partition("/")[0])
+        return places_of(client, self).get(name) if client else None
+
+
+def places_of(client: Client, settings: Settings) -> dict[str, Place]:
+    """A client's own places, from `alerts` of its config: `acme/slack` and so on.
+
+    An `email` among them uses the mail server of the first e-mail place of alerts.yaml.
+    """
+    return {
+        f"{client.client_id}/{kind}": place
+        for kind, reference in client.config.alerts.items()
+        if (place := _own_place(kind, reference, settings)) is not None
+    }
+
+
+def _own_place(kind: str, reference: str, settings: Settings) -> Place | None:
+    if kind == "slack":
+        return Slack(kind="slack", url=reference)
+    if kind == "teams":
+        return Teams(kind="teams", url=reference)
+    if kind == "pagerduty":
+        return PagerDuty(kind="pagerduty", key=reference)
+    mail = next((place for place in settings.places.values() if isinstance(place, Email)), None)
+    return mail.model_copy(update={"to": reference, "min_severity": "info"}) if kind == "email" and mail else None
+
+
+def load_settings(configs: Path) -> Settings:
+    """Read alerts.yaml; without it, the defaults.
+
+    Raises:
+        ConfigError: it cannot be used; with file, line and key.
+    """
+    file = configs / FILE
+    return strict_yaml.load(file).parse(Settings) if file.exists() else Settings()
+
+
+def settings_or_default(configs: Path) -> tuple[Settings, ConfigError | None]:
+    """The settings, or the defaults and what is wrong: a mistake here must not silence the watch."""
+    try:
+        return load_settings(configs), None
+    except ConfigError as error:
+        return Settings(), error
