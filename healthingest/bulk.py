@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from healthingest.errors import HealthingestError, UnroutableError, scrubbed, system_sentence, unexpected
-from healthingest.ingest import ingest_many, landed_before, record_unroutable, register
+from healthingest.ingest import ingest_many, landed_before, record_unroutable, register, undecided
 from healthingest.landing.discovery import look, settle
 from healthingest.landing.names import printable
 from healthingest.model import Delivery, Outcome
@@ -51,6 +51,15 @@ def ingest_bronze(platform: Platform, *, run_id: str, on_stage: OnFile | None = 
     for client_id in platform.lake.bronze.clients():
         found = sorted((r.delivery for r in platform.lake.bronze.of_client(client_id)), key=sequence_key)
         for part in _parts(found):
+            yield list(_decide(platform, part, run_id, on_stage))
+
+
+def ingest_undecided(
+    platform: Platform, client_ids: Iterable[str], *, run_id: str, on_stage: OnFile | None = None
+) -> Iterator[list[Done]]:
+    """Bring what somebody registered, and died before deciding, to its end state."""
+    for client_id in client_ids:
+        for part in _parts(sorted(undecided(platform, client_id), key=sequence_key)):
             yield list(_decide(platform, part, run_id, on_stage))
 
 

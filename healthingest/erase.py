@@ -19,6 +19,7 @@ from typing import Any
 import polars as pl
 
 from healthingest.absence import Looked, Member, delivery_at, find_in_file, landed_of, look_for
+from healthingest.bulk import ingest_undecided
 from healthingest.errors import IncompleteError, KeyringError, UsageError
 from healthingest.lake.delta import retry
 from healthingest.lake.quarantine import ERASED, open_record
@@ -130,6 +131,9 @@ def erase_member(platform: Platform, client_id: str, member_id: str, request: Re
         if sum(looked.found for place, looked in left.items() if place != "landing"):
             raise IncompleteError("The member was found again after its erasure; run the command again and report it.")
         _publish(platform, client_id, certificate)
+    # Their landed files may be gone now, so that nobody else would come back to them.
+    for _ in ingest_undecided(platform, [client_id], run_id="erasure"):
+        request.on_step("deciding what others had left undecided")
     return certificate
 
 

@@ -55,6 +55,13 @@ def deliveries(platform: Platform, client_id: str, creation_date: date) -> list[
     return sorted(found, key=lambda d: (d.suffix, d.file_name, d.delivery_no))
 
 
+def undecided(platform: Platform, client_id: str) -> list[Delivery]:
+    """Deliveries that came to no end: who had registered them died, and their landed files may be gone since."""
+    found = [r.delivery for r in platform.lake.bronze.of_client(client_id)]
+    ended = platform.lake.audit.decided([d.file_id for d in found])
+    return [d for d in found if d.file_id not in ended]
+
+
 def landed_before(platform: Platform, delivery: Delivery) -> str | None:
     """What to say where the bytes of an earlier delivery of a name lie in the landing zone again; else None."""
     latest = max(platform.lake.bronze.slot(delivery.client_id, delivery.file_name), default=0)

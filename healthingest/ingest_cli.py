@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -54,7 +55,7 @@ def ingest_command(
     platform = Platform.open(places, whole=not from_bronze)
     if plan:
         return _plan(platform, paths, as_json=as_json)
-    outcomes, problems = _ingest(platform, paths, from_bronze=from_bronze)
+    outcomes, problems = _ingest(platform, paths, from_bronze=from_bronze, left=all_)
     if as_json:
         print_json({"files": [outcome_row(o) for o in outcomes] + problems})
     else:
@@ -83,22 +84,30 @@ def _named(places: "Places", files: list[str]) -> list[Path]:
 
 
 def _ingest(
-    platform: "Platform", paths: list[Path], *, from_bronze: bool
+    platform: "Platform", paths: list[Path], *, from_bronze: bool, left: bool
 ) -> "tuple[list[Outcome], list[dict[str, Any]]]":
-    """Everything's outcome or problem, told to Dagster group by group, so that little is untold after a crash."""
-    from healthingest.bulk import GROUP, Problem, ingest_bronze, ingest_paths
+    """Everything's outcome or problem, told to Dagster group by group, so that little is untold after a crash.
+
+    `left`: also what somebody registered and died before deciding; its landed file may be gone.
+    """
+    from healthingest.bulk import GROUP, Problem, ingest_bronze, ingest_paths, ingest_undecided
 
     run_id = f"cli-{os.getpid()}"
     outcomes: list[Outcome] = []
     problems: list[dict[str, Any]] = []
     total = len(list(platform.lake.bronze.all())) if from_bronze else len(paths)
     with _telling(platform, total // GROUP) as tell, _progress("ingest", total) as show:
+
+        def shown(text: str) -> None:
+            show(text, 0)
+
         groups: Iterator[list[Done]] = (
-            ingest_bronze(platform, run_id=run_id, on_stage=lambda text: show(text, 0))
+            ingest_bronze(platform, run_id=run_id, on_stage=shown)
             if from_bronze
-            else ingest_paths(platform, paths, run_id=run_id, on_stage=lambda text: show(text, 0))
+            else ingest_paths(platform, paths, run_id=run_id, on_stage=shown)
         )
-        for group in groups:
+        clients = platform.lake.bronze.clients() if left else []
+        for group in chain(groups, ingest_undecided(platform, clients, run_id=run_id, on_stage=shown)):
             ended = [done for done in group if not isinstance(done, Problem)]
             outcomes += ended
             problems += [vars(done) for done in group if isinstance(done, Problem)]

@@ -438,3 +438,14 @@ def test_a_plan_foretells_what_becomes_of_a_late_file(home: Platform) -> None:
     done = ingest(home, register(home, path), run_id="r").counts
     assert planned.counts == done
     assert (done.suppressed, done.duplicates, done.updated) == (1, 1, 1)
+
+
+def test_what_was_registered_and_never_decided_is_decided_once_its_landed_file_is_gone(home: Platform) -> None:
+    deliver(home, "acme_20250101.csv", csv_of(line(GONE), line("M1")))
+    register(home, drop(home, "acme_20250102.csv", csv_of(line(GONE), line("M1", city="Salem"), line("M3"))))
+    erase_member(home, "acme", GONE, NOW)  # removes the landed file, which speaks of the member
+    assert not list(home.places.landing.iterdir())
+    assert shown(home)["member_id", "city"].rows() == [("M1", "Salem"), ("M3", "Boston")]
+    assert home.lake.audit.frame(["file_name", "status", "suppressed"]).sort("file_name").rows()[-1] == (
+        "acme_20250102.csv", "succeeded", 1,
+    )  # fmt: skip

@@ -205,3 +205,17 @@ def test_dagster_is_told_of_each_partition_once_and_later_of_what_it_was_never_t
             made = instance.fetch_materializations(dg.AssetKey(asset), limit=500).records
             keys = [record.partition_key for record in made]
             assert len(keys) == len(set(keys)) == 70, asset
+
+
+def test_everything_that_landed_includes_what_somebody_registered_before_its_file_went(
+    home: Platform, tmp_path: Path
+) -> None:
+    path = drop(home, "acme_20250101.csv", csv_of(line("M1"), line("M2")))
+    register(home, path)
+    path.unlink()
+    env = {"HEALTHINGEST_HOME": str(home.places.home), "HEALTHINGEST_KEYRING": str(home.places.keyring)}
+    code, said, _ = run("ingest", "--all", **env)
+    assert (code, [(f["file"], f["status"], f["inserted"]) for f in said["files"]]) == (
+        0, [("acme_20250101.csv", "succeeded", 2)],
+    )  # fmt: skip
+    assert run("ingest", "--all", **env)[1] == {"files": []}
