@@ -13,6 +13,7 @@ from typing import Annotated
 import typer
 from typer.exceptions import Abort, TyperException
 
+from healthingest.alerts_cli import alerts_app
 from healthingest.command import Json, command_of
 from healthingest.erase_cli import erase_app
 from healthingest.errors import UsageError
@@ -34,6 +35,7 @@ app.add_typer(keys_app, name="keys")
 app.add_typer(audit_app, name="audit")
 app.add_typer(quarantine_app, name="quarantine")
 app.add_typer(erase_app, name="erase")
+app.add_typer(alerts_app, name="alerts")
 command = command_of(app)
 command("ingest")(ingest_command)
 command("export")(export_command)

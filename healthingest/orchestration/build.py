@@ -8,6 +8,7 @@ import dagster as dg
 from healthingest.contracts.clients import ClientSet, fingerprint, load_clients
 from healthingest.contracts.contract import Contract, load_contract
 from healthingest.errors import ConfigError
+from healthingest.orchestration.alerts import alert_sensor, installation_asset, state_checks
 from healthingest.orchestration.assets import feeds, pipeline_assets
 from healthingest.orchestration.partitions import partitions
 from healthingest.orchestration.schedules import delivery_watch, maintenance
@@ -39,10 +40,13 @@ def build_defs(places: Places | None = None) -> dg.Definitions:
         job = ingest_job()
         maintenance_job, nightly = maintenance(open_platform)
         return dg.Definitions(
-            assets=[*dg.with_source_code_references(assets), *feeds(clients)],
-            asset_checks=watch_checks,
+            assets=[*dg.with_source_code_references(assets), *feeds(clients), installation_asset()],
+            asset_checks=[*watch_checks, state_checks(places, clients)],
             schedules=[*schedules, nightly],
-            sensors=[landing_zone_sensor(open_platform, keys, loaded, lambda: build_defs(places), job)],
+            sensors=[
+                landing_zone_sensor(open_platform, keys, loaded, lambda: build_defs(places), job),
+                alert_sensor(places),
+            ],
             jobs=[job, maintenance_job],
             executor=dg.in_process_executor,
         )

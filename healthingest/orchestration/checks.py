@@ -162,9 +162,9 @@ def hours(duration: timedelta) -> str:
 
 
 def store_check(
-    instance: dg.DagsterInstance, result: dg.AssetCheckResult, key: dg.MultiPartitionKey, run_id: str
+    instance: dg.DagsterInstance, result: dg.AssetCheckResult, key: dg.MultiPartitionKey | None, run_id: str
 ) -> None:
-    """Store one evaluation of one partition under the id of a run, or of what stands for one.
+    """Store one evaluation, of one partition or none, under the id of a run, or of what stands for one.
 
     Dagster's own call for events without a run gives all of them the same empty run id, and its database takes only
     one evaluation per run, check and partition: the second report of a partition raised an IntegrityError.

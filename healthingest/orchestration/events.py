@@ -12,6 +12,9 @@ from healthingest.model import Outcome
 from healthingest.orchestration import checks, metadata
 from healthingest.platform import Platform
 
+#: Metadata of a failure that says: the deliveries' audit rows tell all, and nothing else is wrong.
+DECIDED = "deliveries are decided"
+
 
 def feed_key(client_id: str) -> dg.AssetKey:
     """The external asset that stands for a client's deliveries."""
@@ -69,7 +72,7 @@ def refuse_unfinished(outcomes: Sequence[Outcome]) -> None:
     bad = [o for o in outcomes if o.status != "succeeded"]
     if bad:
         text = " ".join(f"{o.delivery.file_name} {o.status}: {o.message}" for o in bad)
-        raise dg.Failure(text, allow_retries=False) from None
+        raise dg.Failure(text, metadata={DECIDED: "true"}, allow_retries=False) from None
 
 
 @contextmanager
@@ -78,10 +81,12 @@ def readable_errors() -> Iterator[None]:
     try:
         yield
     except HealthingestError as error:
-        raise dg.Failure(str(error), allow_retries=isinstance(error, ContentionError)) from None
+        kind = {"error kind": error.kind}
+        raise dg.Failure(str(error), metadata=kind, allow_retries=isinstance(error, ContentionError)) from None
     except dg.Failure:
         raise
     except BaseException as error:  # its text may hold a record's values
         if not unexpected(error):
             raise
-        raise dg.Failure(scrubbed(error), allow_retries=True) from None
+        kind = {"error kind": type(error).__name__}
+        raise dg.Failure(scrubbed(error), metadata=kind, allow_retries=True) from None

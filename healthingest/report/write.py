@@ -13,10 +13,8 @@ import polars as pl
 from healthingest.errors import UsageError
 from healthingest.platform import Platform
 from healthingest.records.validate import Validator
+from healthingest.report.links import URL_VARIABLE
 from healthingest.report.page import client_page, delivery_page
-
-#: Where the reports are served, if they are; the asset pages then link there.
-URL_VARIABLE = "HEALTHINGEST_REPORTS_URL"
 
 
 def report_path(platform: Platform, client_id: str, file_id: str | None = None) -> Path:

@@ -1,0 +1,54 @@
+"""What one look at the installation works on, and how what it finds is put down."""
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from healthingest.alerting.book import Book
+from healthingest.alerting.conditions import Observation
+from healthingest.alerting.links import Links
+from healthingest.alerting.settings import Settings
+from healthingest.alerting.store import Loaded, Seen
+from healthingest.contracts.clients import ClientSet
+from healthingest.lake.audit import Audit
+from healthingest.places import Places
+
+#: A row of the audit table, column -> value.
+Row = Mapping[str, Any]
+#: What one source of evidence found, and what of it shall be noted as seen.
+Found = tuple[list[Observation], Seen]
+
+
+@dataclass(frozen=True)
+class Scene:
+    """Everything that a source of evidence may look at; no keys are among it."""
+
+    places: Places
+    clients: ClientSet
+    settings: Settings
+    loaded: Loaded
+    now: datetime
+    links: Links
+
+    @property
+    def book(self) -> Book:
+        """The alerts as they stand."""
+        return self.loaded.book
+
+    @property
+    def audit(self) -> Audit:
+        """The audit table."""
+        return Audit.at(self.places.output)
+
+    def state(
+        self, condition: str, text: str, *, firing: bool, client_id: str | None = None,
+        details: tuple[tuple[str, str], ...] = (), link: str = "",
+    ) -> Observation:  # fmt: skip
+        """A state that holds now, or does not."""
+        return Observation(condition, client_id, firing, self.now, text, details, link)
+
+    def over(self, kind: str, holding: Collection[str], text: str) -> list[Observation]:
+        """That open alerts of the installation of one kind are over, but for those (whole names) that hold."""
+        open_now = {a.condition for a in self.book.alerts.values() if a.open and a.condition.partition(":")[0] == kind}
+        return [self.state(name, text, firing=False) for name in sorted(open_now - set(holding))]

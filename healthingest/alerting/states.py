@@ -1,0 +1,160 @@
+"""What holds now or does not: late clients, the landing zone, configs, disks, the keys' age, what is left undecided."""
+
+import contextlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import polars as pl
+
+from healthingest.alerting.conditions import Observation
+from healthingest.alerting.scene import Found, Scene
+from healthingest.alerting.store import Seen
+from healthingest.contracts.clients import Client
+from healthingest.landing.discovery import list_landing
+from healthingest.landing.names import printable
+from healthingest.places import Places
+
+#: A delivery that nobody has decided for so long is nobody's any more.
+_UNDECIDED_FOR = timedelta(minutes=30)
+_SHOWN = 5
+#: Attempts that must fail before a place is said to be failing.
+_ATTEMPTS = 3
+
+
+def of_delays(scene: Scene) -> Found:
+    """Which active clients are late, by the audit table's clock and the client's calendar."""
+    rows = scene.audit.frame(
+        ["client_id", "creation_date", "ingestion_time", "file_name"], pl.col("status") == "succeeded"
+    )
+    found, marks = [], {}
+    by_client = {str(key[0]): part for key, part in rows.sort("ingestion_time").group_by("client_id")}
+    for client_id in scene.clients.active:
+        mark = f"client/{client_id}"
+        known = scene.loaded.watermark(mark)
+        if known.timestamp() <= 0:
+            known = marks[mark] = scene.now
+        found.append(_delay(scene, scene.clients.clients[client_id], by_client.get(client_id), known))
+    return found, Seen({}, marks)
+
+
+def _delay(scene: Scene, client: Client, taken: pl.DataFrame | None, known: datetime) -> Observation:
+    freshness, now = client.config.freshness, scene.now
+    if taken is None:
+        late, missing = freshness.late(known, now), []
+        since, last = known, "it has never delivered a file that was taken"
+    else:
+        since, name = taken["ingestion_time"][-1], taken["file_name"][-1]
+        late = freshness.late(since, now)
+        missing = freshness.missing_dates(set(taken["creation_date"]), taken["creation_date"].min(), now)
+        last = f"its last file, {name}, was taken {_hours(now - since)} ago"
+    said = [f"{client.client_id} is late by {_hours(late)}: {last}."] if late else []
+    said += [f"No file for {', '.join(map(str, missing))}."] if missing else []
+    text = " ".join(said) or f"{client.client_id} is in time: {last}."
+    details = (("expected every", _hours(freshness.expect_every)), ("grace", _hours(freshness.grace)))
+    return scene.state("data_delay", text, firing=bool(said), client_id=client.client_id, details=details)
+
+
+def of_landing(scene: Scene) -> Found:
+    """That nothing in the landing zone leads nowhere any more; that something does, the audit's rows say."""
+    there = {printable(landed.name) for landed in list_landing(scene.places.landing)}
+    names = scene.audit.frame(["file_name"], pl.col("status") == "unroutable")["file_name"]
+    over = [] if there & set(names) else scene.over("unroutable", (), "No such file is left in the landing zone.")
+    return over, Seen()
+
+
+def of_configs(scene: Scene) -> Found:
+    """Client configs, and alerts.yaml, that cannot be used; and alerts of clients that are no more."""
+    broken = {f"config_broken:{problem.file.name}": str(problem) for problem in scene.clients.problems}
+    found = [scene.state(name, said, firing=True) for name, said in broken.items()]
+    found += scene.over("config_broken", broken, "The config can be used again.")
+    waiting = {problem.file.stem for problem in scene.clients.problems}
+    left = {a.client_id for a in scene.book.alerts.values() if a.open and a.client_id}
+    for client_id in left - set(scene.clients.active) - waiting:
+        found += [
+            scene.state(a.condition, f"{client_id} is no longer an active client.", firing=False, client_id=client_id)
+            for a in scene.book.alerts.values() if a.open and a.client_id == client_id
+        ]  # fmt: skip
+    return found, Seen()
+
+
+def of_machine(scene: Scene) -> Found:
+    """Disks that are nearly full, and keys that are due."""
+    found = []
+    folders = {"output": scene.places.output, "landing zone": scene.places.landing}
+    if home := os.environ.get("DAGSTER_HOME"):
+        folders["DAGSTER_HOME"] = Path(home)
+    seen: set[int] = set()
+    for name, folder in folders.items():
+        if folder.is_dir() and (device := folder.stat().st_dev) not in seen:
+            seen.add(device)
+            usage = shutil.disk_usage(folder)
+            free = usage.free / usage.total
+            text = f"{free:.1%} of the disk of {name} is free, {usage.free / 1e9:.1f} GB."
+            low = free < scene.settings.limits.disk_free
+            found.append(scene.state(f"disk_nearly_full:{name.replace(' ', '_')}", text, firing=low))
+    return [*found, *_of_keys(scene)], Seen()
+
+
+def _of_keys(scene: Scene) -> Iterator[Observation]:
+    limits = scene.settings.limits
+    ages = {c: scene.now - made for c in scene.clients.active if (made := _keys_made(scene.places, c)) is not None}
+    if not ages:
+        return
+    due = sorted(c for c, age in ages.items() if age > limits.keys_older_than - limits.keys_warn_before)
+    oldest = max(ages.values()).days
+    said = f"Keys of {len(due)} client(s) are up to {oldest} days old; rotate them: healthingest keys rotate."
+    fine = f"The oldest keys are {oldest} days old."
+    details = (("clients", ", ".join(due[:20])), ("rotate after", f"{limits.keys_older_than.days} days"))
+    yield scene.state("keys_expiring", said if due else fine, firing=bool(due), details=details if due else ())
+
+
+def _keys_made(places: Places, client_id: str) -> datetime | None:
+    """When a client's keys were made or last rotated, as far as anybody without them can tell."""
+    with contextlib.suppress(OSError, ValueError, KeyError):
+        events = places.output / "checkpoint" / "events" / f"{client_id}.jsonl"
+        rotated = [e["at"] for e in map(json.loads, events.read_text().splitlines()) if e["kind"] == "keys rotated"]
+        if rotated:
+            return datetime.fromisoformat(rotated[-1]).astimezone(UTC)
+    with contextlib.suppress(OSError, ValueError, KeyError):
+        return datetime.fromisoformat(json.loads(places.keyring.read_text())["created_at"]).astimezone(UTC)
+    return None
+
+
+def of_undecided(scene: Scene) -> Found:
+    """Deliveries that were registered a while ago and came to no end."""
+    root, found = scene.places.output / "bronze", []
+    decided = set(scene.audit.frame(["file_id"])["file_id"])
+    before = (scene.now - _UNDECIDED_FOR).timestamp()
+    for client_id in scene.clients.active:
+        folder = root / client_id
+        left = [p for p in folder.glob("*.json") if p.stem not in decided] if folder.is_dir() else []
+        old = [path.stem for path in left if path.stat().st_mtime < before]
+        said = f"{len(old)} registered deliveries came to no end; run healthingest ingest --all."
+        text = said if old else "All registered deliveries are decided."
+        details = (("file ids", ", ".join(old[:_SHOWN])),) if old else ()
+        found.append(scene.state("undecided", text, firing=bool(old), client_id=client_id, details=details))
+    return found, Seen()
+
+
+def of_places(scene: Scene) -> Found:
+    """Places that messages do not get through to."""
+    failing: dict[str, str] = {}
+    for alert in scene.book.alerts.values():
+        for notice in alert.notices:
+            waits = notice.state == "waiting" and notice.attempts >= _ATTEMPTS
+            lost = notice.state == "given_up" and scene.now - notice.due_at < scene.settings.timing.remind_every
+            if (waits or lost) and not alert.condition.startswith("place_failing:"):
+                failing[f"place_failing:{notice.place}"] = notice.problem or ""
+    found = [
+        scene.state(name, f"Messages do not get through to it. {said}".strip(), firing=True)
+        for name, said in failing.items()
+    ]
+    return [*found, *scene.over("place_failing", failing, "Messages get through to it again.")], Seen()
+
+
+def _hours(duration: timedelta) -> str:
+    return f"{duration.total_seconds() / 3600:.1f} h"

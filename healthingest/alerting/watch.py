@@ -1,0 +1,230 @@
+"""One look: gather what every source says, change the book, send what is due, and tell the dead man's switch.
+
+The sensor of the Dagster daemon does it, and `healthingest alerts watch` beside it, which notices a dead daemon. Both
+may run at once: the book is changed under a lock, and one of them sends. A source that fails silences no other.
+"""
+
+import logging
+import os
+import secrets
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+from healthingest.alerting import deliveries, states
+from healthingest.alerting.book import Alert, Book, Desk, observe
+from healthingest.alerting.conditions import Observation
+from healthingest.alerting.heartbeat import call
+from healthingest.alerting.links import Links
+from healthingest.alerting.message import Item, Message
+from healthingest.alerting.outbox import Parcel, drop_unknown, parcels, refused, sent
+from healthingest.alerting.places import SendError, send
+from healthingest.alerting.scene import Found, Scene
+from healthingest.alerting.settings import Place, Settings, load_settings, places_of, secret, settings_or_default
+from healthingest.alerting.store import AlertStore, Loaded, Seen
+from healthingest.contracts.clients import ClientSet, load_clients
+from healthingest.errors import HealthingestError, UsageError, scrubbed, unexpected
+from healthingest.places import Places
+
+log = logging.getLogger(__name__)
+Source = Callable[[Scene], Found]
+#: What every look asks; Dagster's own sources are added by who has an instance.
+SOURCES: Mapping[str, Source] = {
+    "deliveries": deliveries.of_deliveries,
+    "delays": states.of_delays,
+    "landing": states.of_landing,
+    "configs": states.of_configs,
+    "machine": states.of_machine,
+    "undecided": states.of_undecided,
+    "places": states.of_places,
+}
+#: Services take about one message a second.
+_BETWEEN_SECONDS = 1.1
+#: A sensor's tick has 60 s for all it does.
+_SENDING_SECONDS = 30.0
+_THREADED = frozenset({"pagerduty", "slack_bot"})
+
+
+@dataclass(frozen=True)
+class Looked:
+    """What a look came to."""
+
+    book: Book
+    #: Messages sent, and attempts that failed.
+    sent: int
+    failed: int
+    #: What could not be looked at, in sentences.
+    problems: tuple[str, ...]
+    clients: ClientSet
+    settings: Settings
+
+
+@dataclass(frozen=True)
+class Watch:
+    """The watch over one installation; it needs no keys."""
+
+    places: Places
+    store: AlertStore
+    sources: Mapping[str, Source] = field(default_factory=lambda: SOURCES)
+    env: Mapping[str, str] = field(default_factory=lambda: os.environ)
+
+    @classmethod
+    def over(cls, places: Places, more: Mapping[str, Source] | None = None) -> "Watch":
+        """A watch with these sources besides the usual ones."""
+        return cls(places, AlertStore.at(places.output), {**SOURCES, **(more or {})})
+
+    def look(self, now: datetime | None = None) -> Looked:
+        """Look once, and send what is due.
+
+        Raises:
+            BusyError, ContentionError: others are at work on the alerts for too long; nothing is lost.
+        """
+        now = now or datetime.now(UTC)
+        clients = load_clients(self.places)
+        settings, problem = settings_or_default(self.places.configs)
+        if problem:
+            clients = ClientSet(clients.clients, (*clients.problems, problem))
+        problems: list[str] = []
+        links = Links(settings.dagster_url, self.env)
+
+        def change(loaded: Loaded) -> tuple[Book, Seen]:
+            problems.clear()
+            scene = Scene(self.places, clients, settings, loaded, now, links)
+            observations, seen = self._gather(scene, problems)
+            desk = desk_of(self.places, settings, clients, now)
+            return drop_unknown(observe(loaded.book, observations, desk), _names(settings, clients)), seen
+
+        book = self.store.change(change)
+        sent_now, failed = self.dispatch(settings, clients)
+        if not problems and not failed:
+            problems += self._beat(settings)
+        return Looked(book, sent_now, failed, tuple(problems), clients, settings)
+
+    def _gather(self, scene: Scene, problems: list[str]) -> tuple[list[Observation], Seen]:
+        observations: list[Observation] = []
+        events: dict[str, int] = {}
+        marks: dict[str, datetime] = {}
+        for name, source in self.sources.items():
+            failing = f"watch_failing:{name}"
+            try:
+                found, seen = source(scene)
+            except BaseException as error:
+                if not unexpected(error):
+                    raise
+                said = str(error) if isinstance(error, HealthingestError) else scrubbed(error)
+                problems.append(f"{name}: {said}")
+                observations.append(scene.state(failing, said, firing=True))
+                continue
+            observations += [*found, scene.state(failing, "It can be looked at again.", firing=False)]
+            events |= seen.events
+            marks |= seen.watermarks
+        return observations, Seen(events, marks)
+
+    def desk(self, now: datetime) -> Desk:
+        """What a change by hand depends on."""
+        settings, _ = settings_or_default(self.places.configs)
+        return desk_of(self.places, settings, load_clients(self.places), now)
+
+    def try_places(self, names: Sequence[str]) -> dict[str, str | None]:
+        """Send a test message to the named places, or to all: place -> why it was not taken, None if it was.
+
+        Raises:
+            UsageError: there is no place of such a name.
+            ConfigError: alerts.yaml cannot be used.
+        """
+        settings, clients = load_settings(self.places.configs), load_clients(self.places)
+        known = _all_places(settings, clients)
+        if unknown := [name for name in names if name not in known]:
+            raise UsageError(f"There is no place {unknown[0]!r}; there is {', '.join(known) or 'none'}.")
+        done: dict[str, str | None] = {}
+        for name in names or known:
+            place = settings.place(name, clients.clients)
+            if place is not None:
+                done[name] = self._try(name, place, settings)
+        return done
+
+    def _try(self, name: str, place: Place, settings: Settings) -> str | None:
+        now, environment = datetime.now(UTC), settings.environment or self.places.env
+        message_id = secrets.token_hex(16)
+        said = "This is a test of the way from healthingest to this place; nothing is wrong."
+        message = Message(
+            message_id, "test", "test", "info", environment, f"test: {name}", (Item(message_id, None, said),), now,
+            message_id, closes=True,
+        )  # fmt: skip
+        try:
+            send(place, message, self.env)
+        except SendError as error:
+            return str(error)
+        return None
+
+    def dispatch(self, settings: Settings, clients: ClientSet) -> tuple[int, int]:
+        """Send what is due; how many messages went out, and how many attempts failed."""
+        counts = {True: 0, False: 0}
+        with self.store.sending() as mine:
+            if not mine:
+                return 0, 0
+            until = time.monotonic() + _SENDING_SECONDS
+            busy: set[str] = set()
+            last: dict[str, float] = {}
+            threaded = frozenset(n for n, p in _all_places(settings, clients).items() if p in _THREADED)
+            for parcel in parcels(self.store.load().book, settings, threaded, datetime.now(UTC)):
+                if parcel.place in busy or time.monotonic() > until:
+                    continue
+                time.sleep(max(0.0, last.get(parcel.place, 0.0) + _BETWEEN_SECONDS - time.monotonic()))
+                done = self._send(parcel, settings, clients)
+                last[parcel.place] = time.monotonic()
+                counts[done] += 1
+                if not done:
+                    busy.add(parcel.place)
+        return counts[True], counts[False]
+
+    def _send(self, parcel: Parcel, settings: Settings, clients: ClientSet) -> bool:
+        place = settings.place(parcel.place, clients.clients)
+        if place is None:  # `drop_unknown` takes it out with the next look
+            return False
+        try:
+            reply_to = send(place, parcel.message, self.env)
+        except SendError as error:
+            problem, after, permanent = str(error), error.retry_after, error.permanent
+            log.warning("%s: %s", parcel.place, problem)
+            self.store.change(lambda loaded: (
+                refused(loaded.book, parcel, problem, settings.timing, datetime.now(UTC), retry_after=after,
+                        permanent=permanent),
+                Seen(),
+            ))  # fmt: skip
+            return False
+        self.store.change(lambda loaded: (sent(loaded.book, parcel, reply_to, datetime.now(UTC)), Seen()))
+        return True
+
+    def _beat(self, settings: Settings) -> list[str]:
+        """Tell the dead man's switch that all is looked at; whoever gets no call for a while raises the alarm."""
+        if settings.heartbeat is None:
+            return []
+        try:
+            call(secret(settings.heartbeat, self.env))
+        except HealthingestError as error:
+            return [f"heartbeat: {error}"]
+        return []
+
+
+def desk_of(places: Places, settings: Settings, clients: ClientSet, now: datetime) -> Desk:
+    """What a change of the book depends on besides it."""
+
+    def places_for(alert: Alert) -> Sequence[str]:
+        client = clients.clients.get(alert.client_id or "")
+        kind, _, thing = alert.condition.partition(":")
+        found = settings.places_for(alert.condition, client, alert.client_id, alert.severity)
+        return [name for name, _ in found if not (kind == "place_failing" and name == thing)]
+
+    return Desk(settings, settings.environment or places.env, places_for, now)
+
+
+def _all_places(settings: Settings, clients: ClientSet) -> dict[str, str]:
+    """Every place's name and kind."""
+    own = [place for client in clients.clients.values() for place in places_of(client, settings).items()]
+    return {name: place.kind for name, place in [*settings.places.items(), *own]}
+
+
+def _names(settings: Settings, clients: ClientSet) -> list[str]:
+    return list(_all_places(settings, clients))
