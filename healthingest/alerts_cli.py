@@ -265,7 +265,7 @@ def _known(watch: "Watch", client: str | None, condition: str | None, conditions
 def _duration(text: str) -> timedelta:
     from pydantic import TypeAdapter, ValidationError
 
-    from healthingest.contracts.clients import Duration
+    from healthingest.contracts.duration import Duration
 
     try:
         duration: timedelta = TypeAdapter(Duration).validate_python(text)

@@ -53,6 +53,7 @@ class Decision:
     counts: Counts
     profile: Profile
     message: str | None = None
+    extra_columns: int = 0
     #: Silver's version that holds it.
     version: int | None = None
 
@@ -62,12 +63,14 @@ class Decision:
         return replace(
             outcome, status="held" if held else "succeeded", counts=self.counts, profile=self.profile,
             silver_version=self.version, error_kind="held" if held else None, message=self.message,
+            extra_columns=self.extra_columns,
         )  # fmt: skip
 
     def as_dict(self) -> dict[str, object]:
         """Plain values for silver's log."""
         said = {"state": self.state, "counts": self.counts.as_dict(), "profile": self.profile.as_dict()}
-        return said | ({"message": self.message} if self.message else {})
+        extra = {"extra_columns": self.extra_columns} if self.extra_columns else {}
+        return said | extra | ({"message": self.message} if self.message else {})
 
 
 def decide(
@@ -120,7 +123,8 @@ def recorded(platform: Platform, file_id: str) -> Decision:
             "healthingest ingest --from-bronze."
         )
     profile = Profile.of(found["profile"])
-    return Decision(found["state"], Counts(**found["counts"]), profile, found.get("message"), found["version"])
+    said, extra = found.get("message"), found.get("extra_columns", 0)
+    return Decision(found["state"], Counts(**found["counts"]), profile, said, extra, found["version"])
 
 
 # --- compare ------------------------------------------------------------------------------------------------------
@@ -159,14 +163,16 @@ def _plan(platform: Platform, snapshot: Snapshot, batch: Sequence[Candidate]) ->
         if slot.earlier:
             left = left_behind(platform, slot, candidate.members.parts.schema, current)
         message = sentences.of_applied(candidate.judged, counts, candidate.extra_columns, left["_change"])
-        decisions[candidate.delivery.file_id] = Decision(APPLIED, counts, candidate.outcome.profile, message)
+        decisions[candidate.delivery.file_id] = Decision(
+            APPLIED, counts, candidate.outcome.profile, message, candidate.extra_columns
+        )
     return _Plan(itertools.chain(_changed(won, known), [left] if left.height else []), decisions)
 
 
 def _held(candidate: Candidate, *, takes_back: bool) -> Decision:
     counts = candidate.outcome.counts
     message = sentences.of_held(candidate.judged, counts, candidate.extra_columns, takes_back=takes_back)
-    return Decision(HELD, counts, candidate.outcome.profile, message)
+    return Decision(HELD, counts, candidate.outcome.profile, message, candidate.extra_columns)
 
 
 def _state(platform: Platform, snapshot: Snapshot, batch: Sequence[Candidate]) -> pl.DataFrame:

@@ -294,7 +294,7 @@ def _recorded(
         judged = judge_quality(quality, counts, delivery, platform.lake.audit)
         return replace(
             outcome, counts=counts, profile=Profile.of(row), file_breaches=judged.file,
-            silver_version=row["silver_version"], message=row["message"],
+            silver_version=row["silver_version"], message=row["message"], extra_columns=row["extra_columns"] or 0,
         )  # fmt: skip
     decision = recorded(platform, delivery.file_id)
     judged = judge_quality(quality, decision.counts, delivery, platform.lake.audit)

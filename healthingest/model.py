@@ -141,6 +141,8 @@ class Outcome:
     profile: Profile = field(default_factory=Profile)
     #: What of the whole file breaks the client's `quality`, in sentences; the invalid ratio is none of them.
     file_breaches: tuple[str, ...] = ()
+    #: Columns of its header that the contract does not know.
+    extra_columns: int = 0
     #: Stage -> seconds, in the order they ran; empty when not fresh.
     stages: dict[str, float] = field(default_factory=dict)
     silver_version: int | None = None

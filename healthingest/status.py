@@ -62,8 +62,8 @@ def _client(platform: Platform, audit: pl.DataFrame, client_id: str) -> dict[str
     last = taken["ingestion_time"].max()
     late = None
     if isinstance(last, datetime):
-        over = datetime.now(UTC) - last - freshness.allowed
-        late = f"{over.total_seconds() / 3600:.1f} h" if over.total_seconds() > 0 else None
+        over = freshness.late(last, datetime.now(UTC))
+        late = f"{over.total_seconds() / 3600:.1f} h" if over else None
     return {
         "client_id": client_id,
         "last_file": taken["file_name"][-1] if taken.height else None,

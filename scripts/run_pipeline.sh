@@ -28,7 +28,8 @@ fi
 port=${PORT:-3000}
 export DAGSTER_HOME=${DAGSTER_HOME:-${HEALTHINGEST_OUTPUT:-$HEALTHINGEST_HOME/output}/dagster}
 mkdir -p "$DAGSTER_HOME"
-[[ -e $DAGSTER_HOME/dagster.yaml ]] || cp "$repo/deploy/dagster.yaml" "$DAGSTER_HOME/dagster.yaml"
+settings=$([[ ${HEALTHINGEST_ENV:-dev} == prod ]] && echo dagster.yaml || echo dagster.dev.yaml)
+[[ -e $DAGSTER_HOME/dagster.yaml ]] || cp "$repo/deploy/$settings" "$DAGSTER_HOME/dagster.yaml"
 listening() { (exec 3<>"/dev/tcp/127.0.0.1/${1:-$port}") 2>/dev/null; }
 if listening; then
   echo "run_pipeline: port $port is taken; stop what runs there, or choose another: PORT=3001 $0" >&2

@@ -15,7 +15,8 @@ from pydantic import AfterValidator, Field, StrictInt, StrictStr, field_validato
 
 from healthingest.alerting.message import SEVERITIES, Severity
 from healthingest.contracts import strict_yaml
-from healthingest.contracts.clients import Client, Duration
+from healthingest.contracts.clients import Client
+from healthingest.contracts.duration import Duration
 from healthingest.contracts.rules import Strict
 from healthingest.errors import ConfigError, HealthingestError
 
@@ -99,6 +100,8 @@ class Email(_Place):
     security: Literal["starttls", "tls", "none"] = "starttls"
     user: StrictStr | None = None
     password: SecretRef | None = None
+    #: Certificates of an own authority to trust instead of the system's.
+    ca_file: StrictStr | None = None
 
 
 class Webhook(_Place):

@@ -49,7 +49,8 @@ def _delay(scene: Scene, client: Client, taken: pl.DataFrame | None, known: date
     else:
         since, name = taken["ingestion_time"][-1], taken["file_name"][-1]
         late = freshness.late(since, now)
-        missing = freshness.missing_dates(set(taken["creation_date"]), taken["creation_date"].min(), now)
+        dates = set(taken["creation_date"].to_list())
+        missing = freshness.missing_dates(dates, min(dates), now)
         last = f"its last file, {name}, was taken {_hours(now - since)} ago"
     said = [f"{client.client_id} is late by {_hours(late)}: {last}."] if late else []
     said += [f"No file for {', '.join(map(str, missing))}."] if missing else []

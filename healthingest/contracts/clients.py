@@ -12,12 +12,14 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from pydantic import BeforeValidator, Field, StrictBool, StrictStr, ValidationError, field_validator, model_validator
+from pydantic import Field, StrictBool, StrictStr, ValidationError, field_validator, model_validator
 
 from healthingest.contracts import strict_yaml
 from healthingest.contracts.contract import Contract, Policy, load_contract
+from healthingest.contracts.duration import Duration
+from healthingest.contracts.freshness import Freshness
 from healthingest.contracts.hooks import Hook, load_hook, try_hook
 from healthingest.contracts.rules import Rule, Strict
 from healthingest.contracts.source import ColumnSource, Source, Transform
@@ -30,17 +32,6 @@ _PINNED = {
     "policies",
 }  # fmt: skip
 CLIENT_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,62}")
-_UNITS = {"m": "minutes", "h": "hours", "d": "days"}
-
-
-def _duration(value: object) -> object:
-    match = re.fullmatch(r"([0-9]{1,4})([mhd])", value) if isinstance(value, str) else None
-    if not match:
-        raise ValueError("write a duration like 30m, 24h or 7d")
-    return timedelta(**{_UNITS[match[2]]: int(match[1])})
-
-
-Duration = Annotated[timedelta, BeforeValidator(_duration)]
 
 
 class Quality(Strict):
@@ -68,25 +59,6 @@ class Quality(Strict):
     def _no_truth_value(cls, value: object) -> object:
         if isinstance(value, bool):
             raise ValueError("write a number from 0.0 to 1.0")  # noqa: TRY004 - pydantic wants a ValueError
-        return value
-
-
-class Freshness(Strict):
-    """How often a delivery is expected, and how late it may be."""
-
-    expect_every: Duration = timedelta(hours=24)
-    grace: Duration = timedelta(hours=4)
-
-    @property
-    def allowed(self) -> timedelta:
-        """The longest time without a delivery that is not late."""
-        return self.expect_every + self.grace
-
-    @field_validator("expect_every")
-    @classmethod
-    def _not_zero(cls, value: timedelta) -> timedelta:
-        if not value:
-            raise ValueError("a delivery cannot be expected every 0 minutes")
         return value
 
 

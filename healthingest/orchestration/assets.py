@@ -49,7 +49,8 @@ def feeds(clients: ClientSet) -> list[dg.AssetSpec]:
 def _feed(client: Client) -> dg.AssetSpec:
     freshness = client.config.freshness
     policy = dg.FreshnessPolicy.time_window(
-        fail_window=freshness.allowed, warn_window=freshness.expect_every if freshness.grace else None
+        fail_window=freshness.longest_gap,
+        warn_window=freshness.longest_gap - freshness.grace if freshness.grace else None,
     )
     return dg.AssetSpec(
         feed_key(client.client_id),

@@ -134,16 +134,18 @@ def delivery_expected_specs(clients: Sequence[str]) -> list[dg.AssetCheckSpec]:
 
 def delivery_expected(platform: Platform, client: Client, now: datetime | None = None) -> dg.AssetCheckResult:
     """Fails for a client that is late or has never delivered; held and failed files are no delivery."""
-    rows = platform.lake.audit.frame(
-        ["ingestion_time"], (pl.col("client_id") == client.client_id) & (pl.col("status") == "succeeded")
-    )
-    last = rows["ingestion_time"].max()
-    allowed = client.config.freshness.allowed
+    mine = (pl.col("client_id") == client.client_id) & (pl.col("status") == "succeeded")
+    rows = platform.lake.audit.frame(["ingestion_time", "creation_date"], mine)
+    freshness, last = client.config.freshness, rows["ingestion_time"].max()
     if not isinstance(last, datetime):
         return _expected(client, passed=False, text=f"{client.client_id} has never delivered a file that was taken.")
-    age = (now or datetime.now(UTC)) - last
-    text = f"Last taken delivery {hours(age)} h ago; at most {hours(allowed)} h are allowed."
-    return _expected(client, passed=age <= allowed, text=text, last=last)
+    now = now or datetime.now(UTC)
+    first = min(rows["creation_date"].to_list())
+    missing = freshness.missing_dates(rows["creation_date"].to_list(), first, now)
+    text = f"Last taken delivery {hours(now - last)} h ago; at most {hours(freshness.allowed)} h are allowed"
+    text += " on working days." if freshness.calendar else "."
+    text += f" No file for {', '.join(map(str, missing))}." if missing else ""
+    return _expected(client, passed=not missing and freshness.late(last, now) is None, text=text, last=last)
 
 
 def _expected(client: Client, *, passed: bool, text: str, last: datetime | None = None) -> dg.AssetCheckResult:

@@ -1,0 +1,19 @@
+"""How a duration is written in YAML and on the command line: 30m, 24h, 7d."""
+
+import re
+from datetime import timedelta
+from typing import Annotated
+
+from pydantic import BeforeValidator
+
+_UNITS = {"m": "minutes", "h": "hours", "d": "days"}
+
+
+def _duration(value: object) -> object:
+    match = re.fullmatch(r"([0-9]{1,4})([mhd])", value) if isinstance(value, str) else None
+    if not match:
+        raise ValueError("write a duration like 30m, 24h or 7d")
+    return timedelta(**{_UNITS[match[2]]: int(match[1])})
+
+
+Duration = Annotated[timedelta, BeforeValidator(_duration)]
