@@ -22,6 +22,7 @@ from healthingest.hardening import harden
 from healthingest.ingest_cli import ingest_command
 from healthingest.keys_cli import audit_app, keys_app
 from healthingest.quarantine_cli import quarantine_app
+from healthingest.release_cli import discard_command, release_command
 from healthingest.show import print_json, print_status, print_table
 
 app = typer.Typer(
@@ -39,6 +40,8 @@ app.add_typer(alerts_app, name="alerts")
 command = command_of(app)
 command("ingest")(ingest_command)
 command("export")(export_command)
+command("release")(release_command)
+command("discard")(discard_command)
 
 
 def main() -> None:

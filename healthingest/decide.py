@@ -15,14 +15,16 @@ from healthingest import sentences
 from healthingest.contracts.clients import Client
 from healthingest.errors import AccountingError, KeyringError, PermanentError
 from healthingest.lake.rewrite import CHANGED, GONE, NEW, Rewrite
-from healthingest.lake.silver import APPLIED, HELD, Snapshot
+from healthingest.lake.silver import APPLIED, DISCARDED, HELD, Snapshot
 from healthingest.members import Members
-from healthingest.model import Counts, Delivery, Outcome, Profile
+from healthingest.model import Counts, Delivery, Outcome, Profile, Status, Verdict
 from healthingest.platform import Platform
 from healthingest.privacy.tokens import compact
 from healthingest.quality import Judgement
 from healthingest.supersede import Slot, left_behind, silver_rows, takes_back_too_much
 
+#: What each state in silver's log is called.
+STATUS: dict[int, Status] = {HELD: "held", APPLIED: "succeeded", DISCARDED: "discarded"}
 #: Times a named stage of the work.
 Stage = Callable[[str], AbstractContextManager[None]]
 
@@ -37,6 +39,8 @@ class Candidate:
     judged: Judgement
     #: Columns of its header that the contract does not know.
     extra_columns: int
+    #: What a person decided about it.
+    verdict: Verdict | None = None
 
     @property
     def delivery(self) -> Delivery:
@@ -48,7 +52,7 @@ class Candidate:
 class Decision:
     """What silver's log says of a delivery: all that its audit row shows, so that the row can be made from it."""
 
-    #: HELD or APPLIED.
+    #: HELD, APPLIED or DISCARDED.
     state: int
     counts: Counts
     profile: Profile
@@ -59,10 +63,10 @@ class Decision:
 
     def of(self, outcome: Outcome) -> Outcome:
         """The outcome as decided."""
-        held = self.state == HELD
+        status = STATUS[self.state]
         return replace(
-            outcome, status="held" if held else "succeeded", counts=self.counts, profile=self.profile,
-            silver_version=self.version, error_kind="held" if held else None, message=self.message,
+            outcome, status=status, counts=self.counts, profile=self.profile,
+            silver_version=self.version, error_kind=status if status != "succeeded" else None, message=self.message,
             extra_columns=self.extra_columns,
         )  # fmt: skip
 
@@ -90,7 +94,7 @@ def decide(
         snapshot = silver.for_client(client.client_id, client.contract)
         if snapshot.generation not in {None, platform.keyring.generation("member_token", client.client_id)}:
             raise KeyringError(f"The keys of {client.client_id} were rotated meanwhile; run this again.")
-        known = {c.delivery.file_id for c in batch if snapshot.state(c.delivery.file_id)}
+        known = {c.delivery.file_id for c in batch if is_settled(snapshot.state(c.delivery.file_id), c.verdict)}
         decided = {file_id: recorded(platform, file_id) for file_id in known}  # another worker was faster
         undecided = [c for c in batch if c.delivery.file_id not in known]
         if not undecided:
@@ -144,7 +148,9 @@ def _plan(platform: Platform, snapshot: Snapshot, batch: Sequence[Candidate]) ->
     for candidate in batch:
         slot = Slot(snapshot, platform.lake.bronze, candidate.delivery)
         takes_back = slot.earlier is not None and takes_back_too_much(platform, slot, candidate.members.keys)
-        if takes_back or candidate.judged.holds:
+        if candidate.verdict and candidate.verdict.decision == "discarded":
+            decisions[candidate.delivery.file_id] = _discarded(candidate)
+        elif (takes_back or candidate.judged.holds) and not candidate.verdict:
             decisions[candidate.delivery.file_id] = _held(candidate, takes_back=takes_back)
         else:
             applied.append((candidate, slot))
@@ -163,10 +169,22 @@ def _plan(platform: Platform, snapshot: Snapshot, batch: Sequence[Candidate]) ->
         if slot.earlier:
             left = left_behind(platform, slot, candidate.members.parts.schema, current)
         message = sentences.of_applied(candidate.judged, counts, candidate.extra_columns, left["_change"])
+        message = sentences.with_verdict(message, candidate.verdict)
         decisions[candidate.delivery.file_id] = Decision(
             APPLIED, counts, candidate.outcome.profile, message, candidate.extra_columns
         )
     return _Plan(itertools.chain(_changed(won, known), [left] if left.height else []), decisions)
+
+
+def is_settled(state: int | None, verdict: Verdict | None) -> bool:
+    """Whether silver's log has a delivery in its end state: what is held waits for a person's word."""
+    return state is not None and not (state == HELD and verdict)
+
+
+def _discarded(candidate: Candidate) -> Decision:
+    counts, outcome = candidate.outcome.counts, candidate.outcome
+    message = sentences.with_verdict("Silver is unchanged.", candidate.verdict)
+    return Decision(DISCARDED, counts, outcome.profile, message, candidate.extra_columns)
 
 
 def _held(candidate: Candidate, *, takes_back: bool) -> Decision:

@@ -17,14 +17,14 @@ from typing import Any
 
 import polars as pl
 
-from healthingest.decide import Candidate, Decision, decide, recorded
+from healthingest.decide import STATUS, Candidate, Decision, decide, is_settled, recorded
 from healthingest.errors import ConfigError, PermanentError, UnroutableError
 from healthingest.lake.delta import retry
 from healthingest.lake.sightings import SIGHTED
 from healthingest.lake.silver import HELD, Snapshot
 from healthingest.landing.names import printable
 from healthingest.members import Members, check_delivery, read_again
-from healthingest.model import Counts, Delivery, Outcome, Profile, Status
+from healthingest.model import Counts, Delivery, Outcome, Profile, Verdict
 from healthingest.platform import Platform
 from healthingest.quality import judge_quality
 from healthingest.report.write import write_report
@@ -57,9 +57,16 @@ def deliveries(platform: Platform, client_id: str, creation_date: date) -> list[
 
 def undecided(platform: Platform, client_id: str) -> list[Delivery]:
     """Deliveries that came to no end: who had registered them died, and their landed files may be gone since."""
-    found = [r.delivery for r in platform.lake.bronze.of_client(client_id)]
-    ended = platform.lake.audit.decided([d.file_id for d in found])
-    return [d for d in found if d.file_id not in ended]
+    found = {r.delivery.file_id: r.delivery for r in platform.lake.bronze.of_client(client_id)}
+    ended = _ended(platform, [(client_id, file_id) for file_id in found])
+    return [d for file_id, d in found.items() if file_id not in ended]
+
+
+def _ended(platform: Platform, ids: Sequence[tuple[str, str]]) -> set[str]:
+    """Which deliveries (client, file_id) are in their end state: what is held and a person has decided on is not."""
+    decided = platform.lake.audit.decided([file_id for _, file_id in ids])
+    open_still = {f for c, f in ids if decided.get(f) == "held" and platform.lake.decisions.of(c, f)}
+    return set(decided) - open_still
 
 
 def landed_before(platform: Platform, delivery: Delivery) -> str | None:
@@ -143,7 +150,7 @@ def _undecided_of_slots(platform: Platform, deliveries: Sequence[Delivery]) -> l
     ]  # fmt: skip
     if not others:
         return []
-    ended = platform.lake.audit.decided([file_id for _, file_id in others])
+    ended = _ended(platform, others)
     found = [bronze.find(client_id, file_id) for client_id, file_id in others if file_id not in ended]
     return [registered.delivery for registered in found if registered]
 
@@ -168,12 +175,15 @@ def _ingest_batch(
 ) -> list[Outcome]:
     started, stages, lake = datetime.now(UTC), Stages(on_stage), platform.lake
     states = _states(platform, batch)
-    rows = lake.audit.rows([d.file_id for d in batch if states[d.file_id]])
+    verdicts = {d.file_id: lake.decisions.of(d.client_id, d.file_id) for d in batch}
+    settled = [d for d in batch if is_settled(states[d.file_id], verdicts[d.file_id])]
+    rows = lake.audit.rows([d.file_id for d in settled])
     ended = [
-        _recorded(platform, d, states[d.file_id], rows.get(d.file_id), run_id=run_id, started_at=started)
-        for d in batch if states[d.file_id]
+        _recorded(platform, d, states[d.file_id] or HELD, verdicts[d.file_id], rows.get(d.file_id), run_id=run_id,
+                  started_at=started)
+        for d in settled
     ]  # fmt: skip
-    undecided = [d for d in batch if not states[d.file_id]]
+    undecided = [d for d in batch if d not in settled]
     if not undecided:
         return ended
     silenced: set[str] = set()
@@ -183,6 +193,8 @@ def _ingest_batch(
     for o in outcomes:
         if o.delivery.file_id in silenced:
             take_out_of_bronze(platform, o.delivery)
+        if o.status == "discarded":
+            lake.quarantine.discard(o.delivery)
     with stages("report"):
         _report(platform, [o.delivery for o in outcomes])
     seconds = {stage: total / len(outcomes) for stage, total in stages.seconds.items()}
@@ -193,7 +205,7 @@ def _ingest_batch(
 
 
 def _states(platform: Platform, batch: Sequence[Delivery]) -> dict[str, int | None]:
-    """What silver's log says of each delivery: HELD, APPLIED, or None."""
+    """What silver's log says of each delivery; None: nothing."""
     silver = platform.lake.silver
     if not silver.exists():
         return dict.fromkeys((d.file_id for d in batch), None)
@@ -264,11 +276,13 @@ def _check(
     with stages("tokenise"):
         checked, erased = silence(platform, delivery, client, checked)
         members = Members.of(checked, lambda: read_again(platform, delivery))
+    verdict = platform.lake.decisions.of(delivery.client_id, delivery.file_id)
     outcome = Outcome(
         delivery, "succeeded", fresh=True, counts=checked.counts, max_invalid_ratio=quality.max_invalid_ratio,
-        profile=checked.profile, file_breaches=judged.file,
+        profile=checked.profile, file_breaches=judged.file, verdict=verdict,
     )  # fmt: skip
-    return Candidate(outcome, client, members, judged, len(checked.extra_columns)), checked.rejected, erased
+    candidate = Candidate(outcome, client, members, judged, len(checked.extra_columns), verdict)
+    return candidate, checked.rejected, erased
 
 
 def _failed(delivery: Delivery, error: PermanentError | ConfigError) -> Outcome:
@@ -276,20 +290,21 @@ def _failed(delivery: Delivery, error: PermanentError | ConfigError) -> Outcome:
 
 
 def _recorded(
-    platform: Platform, delivery: Delivery, state: int | None, row: Mapping[str, Any] | None, *, run_id: str,
-    started_at: datetime,
+    platform: Platform, delivery: Delivery, state: int, verdict: Verdict | None, row: Mapping[str, Any] | None, *,
+    run_id: str, started_at: datetime,
 ) -> Outcome:  # fmt: skip
-    """The outcome of a delivery that an earlier attempt decided; its audit row is written if that attempt died."""
-    quality = platform.pinned_client(delivery).config.quality
-    status: Status = "held" if state == HELD else "succeeded"
+    """The outcome of a delivery that an earlier attempt decided; its audit row is written if that attempt died.
+
+    It is written anew where a person has accepted since what was taken.
+    """
+    quality, status = platform.pinned_client(delivery).config.quality, STATUS[state]
     outcome = Outcome(
-        delivery,
-        status,
-        fresh=False,
-        max_invalid_ratio=quality.max_invalid_ratio,
-        error_kind="held" if state == HELD else None,
-    )
-    if row and row["status"] == status:
+        delivery, status, fresh=False, max_invalid_ratio=quality.max_invalid_ratio,
+        error_kind=status if status != "succeeded" else None, verdict=verdict,
+    )  # fmt: skip
+    if status == "discarded":  # its attempt may have died before it closed them
+        platform.lake.quarantine.discard(delivery)
+    if row and row["status"] == status and row["decision"] == (verdict.decision if verdict else None):
         counts = Counts(**{name: row[name] or 0 for name in Counts.names()})
         judged = judge_quality(quality, counts, delivery, platform.lake.audit)
         return replace(
@@ -299,8 +314,8 @@ def _recorded(
     decision = recorded(platform, delivery.file_id)
     judged = judge_quality(quality, decision.counts, delivery, platform.lake.audit)
     outcome = decision.of(replace(outcome, file_breaches=judged.file))
-    platform.lake.audit.put([outcome], run_id=run_id, started_at=started_at)
-    return outcome
+    written = platform.lake.audit.put([outcome], run_id=run_id, started_at=started_at)
+    return replace(outcome, fresh=bool(written) and verdict is not None)
 
 
 class Stages:

@@ -96,7 +96,7 @@ def _ingest(
     outcomes: list[Outcome] = []
     problems: list[dict[str, Any]] = []
     total = len(list(platform.lake.bronze.all())) if from_bronze else len(paths)
-    with _telling(platform, total // GROUP) as tell, _progress("ingest", total) as show:
+    with telling(platform, total // GROUP) as tell, _progress("ingest", total) as show:
 
         def shown(text: str) -> None:
             show(text, 0)
@@ -158,7 +158,7 @@ def _progress(what: str, total: int) -> "Iterator[Show]":
 
 
 @contextmanager
-def _telling(platform: "Platform", groups: int) -> "Iterator[Callable[[list[Outcome]], None]]":
+def telling(platform: "Platform", groups: int) -> "Iterator[Callable[[list[Outcome]], None]]":
     """How to tell Dagster, where there is one. The ingest itself is done by then and must not be lost.
 
     Of a history in a process of its own: telling a file's story costs Dagster about as much as the file costs us.

@@ -5,7 +5,9 @@ from dataclasses import asdict, dataclass, field, fields
 from datetime import date, datetime
 from typing import Any, Literal
 
-Status = Literal["succeeded", "held", "failed", "unroutable"]
+Status = Literal["succeeded", "held", "discarded", "failed", "unroutable"]
+#: `accepted`: it had been taken although it broke its client's limits, and somebody says that this is right.
+Word = Literal["released", "discarded", "accepted"]
 
 
 @dataclass(frozen=True)
@@ -129,6 +131,24 @@ class Profile:
 
 
 @dataclass(frozen=True)
+class Verdict:
+    """What somebody decided about a delivery."""
+
+    decision: Word
+    decided_by: str
+    decision_reason: str
+    decided_at: datetime
+
+    @property
+    def sentence(self) -> str:
+        """Who decided what, when and why."""
+        return (
+            f"{self.decision.capitalize()} by {self.decided_by} on {self.decided_at:%Y-%m-%d %H:%M} UTC: "
+            f"{self.decision_reason}."
+        )
+
+
+@dataclass(frozen=True)
 class Outcome:
     """What became of one delivery."""
 
@@ -147,6 +167,8 @@ class Outcome:
     stages: dict[str, float] = field(default_factory=dict)
     silver_version: int | None = None
     error_kind: str | None = None
+    #: What a person decided about it, where somebody did.
+    verdict: Verdict | None = None
     #: One sentence where there is something to say: why it failed or was held, or a warning.
     message: str | None = None
 
@@ -154,3 +176,8 @@ class Outcome:
     def breached(self) -> bool:
         """Whether more records were rejected than the client's threshold allows."""
         return self.counts.invalid_ratio > self.max_invalid_ratio
+
+    @property
+    def closed(self) -> bool:
+        """Whether a person has decided about it, so that nothing about it is left to do."""
+        return self.verdict is not None

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 import polars as pl
 
 from healthingest.lake.rewrite import GONE
-from healthingest.model import Counts
+from healthingest.model import Counts, Verdict
 from healthingest.quality import Judgement
 
 
@@ -27,13 +27,18 @@ def of_held(judged: Judgement, counts: Counts, extra_columns: int, *, takes_back
     """Why a delivery was held."""
     said = [*_breaches(judged)]
     if judged.holds:
-        said.append("The delivery is held and silver is unchanged; send a corrected file.")
+        said.append("The delivery is held and silver is unchanged; send a corrected file, or release it.")
     if takes_back:
         said.append(
             "The file would take back more members than it brings, against the earlier delivery of this name; it is "
-            "held and silver is unchanged. Send the whole file."
+            "held and silver is unchanged. Send the whole file, or release it."
         )
     return _text([*said, *_remarks(counts, extra_columns)])
+
+
+def with_verdict(said: str | None, verdict: Verdict | None) -> str | None:
+    """What is said of a delivery, with who decided what about it."""
+    return " ".join(filter(None, (said, verdict.sentence))) if verdict else said
 
 
 def _breaches(judged: Judgement) -> list[str]:

@@ -1,10 +1,11 @@
 """The audit table: one row per delivery, written last; its presence is the "processed" mark.
 
-A row's rank only rises (failed or unroutable, then held, then succeeded): an attempt that failed never replaces what
-another one achieved.
+A row's rank only rises (failed or unroutable, then held, then succeeded or discarded): an attempt that failed never
+replaces what another one achieved.
 """
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,13 @@ from deltalake import write_deltalake
 from healthingest.lake.delta import ZSTD, Table, commit, retry
 from healthingest.model import Counts, Outcome, Status
 
+#: What a person decided about a delivery; null: nobody has.
+DECISION = pl.Schema(
+    {
+        "decision": pl.String(), "decided_by": pl.String(), "decision_reason": pl.String(),
+        "decided_at": pl.Datetime("us", "UTC"),
+    }
+)  # fmt: skip
 SCHEMA = pl.Schema(
     {
         "file_id": pl.String(),
@@ -47,13 +55,12 @@ SCHEMA = pl.Schema(
         "ingestion_time": pl.Datetime("us", "UTC"),
         "duration_s": pl.Float64(),
         "silver_version": pl.Int64(),
-        "decision": pl.String(),
-        "decided_by": pl.String(),
-        "decision_reason": pl.String(),
-        "decided_at": pl.Datetime("us", "UTC"),
+        **DECISION,
     }
 )
-_RANK: dict[Status, int] = {"unroutable": 1, "failed": 2, "held": 3, "succeeded": 4}
+_RANK: dict[Status, int] = {"unroutable": 1, "failed": 2, "held": 3, "succeeded": 4, "discarded": 5}
+#: Rank of what was taken and a person has accepted since.
+_ACCEPTED = 6
 
 
 class Audit(Table):
@@ -122,7 +129,7 @@ class Audit(Table):
             known = {file_id: table.transaction_version(_app_id(file_id)) for file_id in wanted}
             new = [row for file_id, row in wanted.items() if known[file_id] is None]
             if new:
-                ranks = {_app_id(row["file_id"]): _RANK[row["status"]] for row in new}
+                ranks = {_app_id(row["file_id"]): _rank(row) for row in new}
                 frame = pl.DataFrame(new, schema=SCHEMA)
                 write_deltalake(table, frame, mode="append", writer_properties=ZSTD, commit_properties=commit(ranks))
             return {row["file_id"] for row in new}
@@ -132,7 +139,7 @@ class Audit(Table):
 
     def _replace(self, row: Mapping[str, Any]) -> bool:
         """Put a row in the place of its delivery's, if it outranks that."""
-        app_id, rank = _app_id(row["file_id"]), _RANK[row["status"]]
+        app_id, rank = _app_id(row["file_id"]), _rank(row)
 
         def attempt() -> bool:
             table = self.snapshot()
@@ -145,6 +152,10 @@ class Audit(Table):
             return True
 
         return retry(attempt)
+
+
+def _rank(row: Mapping[str, Any]) -> int:
+    return _ACCEPTED if row["decision"] == "accepted" else _RANK[row["status"]]
 
 
 def _app_id(file_id: str) -> str:
@@ -178,4 +189,5 @@ def _row(outcome: Outcome, run_id: str, started_at: datetime) -> dict[str, Any]:
         "ingestion_time": now,
         "duration_s": (now - started_at).total_seconds(),
         "silver_version": outcome.silver_version,
+        **(asdict(outcome.verdict) if outcome.verdict else dict.fromkeys(DECISION)),
     }

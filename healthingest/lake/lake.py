@@ -8,6 +8,7 @@ import polars as pl
 from healthingest.errors import IncompleteError
 from healthingest.lake.audit import Audit
 from healthingest.lake.bronze import Bronze
+from healthingest.lake.decisions import Decisions
 from healthingest.lake.events import Events
 from healthingest.lake.exclusion import Exclusion
 from healthingest.lake.ledger import Ledger
@@ -32,6 +33,7 @@ class Lake:
     events: Events
     erasures: Ledger
     holds: Ledger
+    decisions: Decisions
     exclusion: Exclusion
     keyring: Keyring
     #: Where rows of large deliveries wait while they are worked on (`privacy.spool`).
@@ -70,6 +72,7 @@ class Lake:
             events=Events(root / "checkpoint" / "events", keyring),
             erasures=Ledger(root / "checkpoint" / "erasures", keyring),
             holds=Ledger(root / "checkpoint" / "holds", keyring),
+            decisions=Decisions(root / "checkpoint" / "decisions"),
             exclusion=Exclusion(root / "checkpoint" / "locks"),
             keyring=keyring,
             spool=root / "checkpoint" / "spool",

@@ -75,6 +75,13 @@ class Quarantine(Table):
         parts = {_app_id(delivery): _rows(delivery, rejected, keyring, run_id) for delivery, rejected in batch}
         return {app_id.removeprefix(_APP) for app_id in self.append_once(parts)}
 
+    def discard(self, delivery: Delivery) -> None:
+        """Close the open records of a delivery that somebody has discarded."""
+        mine = (pl.col("client_id") == delivery.client_id) & (pl.col("file_id") == delivery.file_id)
+        rows = self.frame(None, mine & (pl.col("state") == "open"))
+        closed = rows.with_columns(state=pl.lit("discarded"))
+        self.update_client(delivery.client_id, ["file_id", "record_no"], closed)
+
     def older(self, client_id: str, keyring: Keyring) -> int:
         """How many rejected records are sealed under another key than the client's latest."""
         rows = self.frame(["file_id", "record_no", "sealed_record"], _sealed_of(client_id))

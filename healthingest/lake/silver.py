@@ -20,7 +20,7 @@ from healthingest.lake.rewrite import Rewrite, files_in
 from healthingest.model import Delivery
 from healthingest.privacy.tokens import compact
 
-HELD, APPLIED = 1, 2
+HELD, APPLIED, DISCARDED = 1, 2, 3
 BASE = pl.Schema(
     {
         "client_id": pl.String(),
@@ -79,7 +79,7 @@ class Snapshot:
         return int(found) if found is not None else None
 
     def state(self, file_id: str) -> int | None:
-        """HELD, APPLIED, or None if the delivery is undecided."""
+        """HELD, APPLIED, DISCARDED, or None if the delivery is undecided."""
         state = self.table.transaction_version(f"file/{file_id}")
         return int(state) if state is not None else None
 
@@ -150,7 +150,7 @@ class Silver(Table):
     ) -> int:
         """Commit what some deliveries change, and the state of each, against `snapshot`; returns the new version.
 
-        `decided`: file_id -> what the log shall say of the delivery, its `state` (HELD or APPLIED) among it.
+        `decided`: file_id -> what the log shall say of the delivery, its `state` among it.
         `changed` was begun by `change`, or is a frame as that takes them; with no rows the states are still recorded.
 
         Raises:

@@ -53,7 +53,8 @@ def delivery_checks(partitions: dg.PartitionsDefinition) -> list[dg.AssetCheckSp
 
 def invalid_ratio(outcomes: Sequence[Outcome]) -> dg.AssetCheckResult:
     """Fails for a delivery over its limit: ERROR where that holds the delivery, else WARN, which blocks nothing."""
-    breached = [o for o in outcomes if o.breached]
+    breached = [o for o in outcomes if o.breached and not o.closed]
+    closed = " ".join(f"{o.delivery.file_name}: {o.verdict.sentence}" for o in outcomes if o.verdict)
     held = any(o.status == "held" for o in breached)
     worst = max((o.counts.invalid_ratio for o in outcomes), default=0.0)
     said = " ".join(f"{o.delivery.file_name}: {o.message}" for o in breached if o.message)
@@ -62,7 +63,7 @@ def invalid_ratio(outcomes: Sequence[Outcome]) -> dg.AssetCheckResult:
         check_name=INVALID_RATIO,
         passed=not breached,
         severity=dg.AssetCheckSeverity.ERROR if held else dg.AssetCheckSeverity.WARN,
-        description=said or f"At most {worst:.1%} of a delivery's records were rejected.",
+        description=said or closed or f"At most {worst:.1%} of a delivery's records were rejected.",
         metadata={
             "invalid ratio": worst,
             "quality": files_table(outcomes),
@@ -73,7 +74,7 @@ def invalid_ratio(outcomes: Sequence[Outcome]) -> dg.AssetCheckResult:
 
 def file_rules(outcomes: Sequence[Outcome]) -> dg.AssetCheckResult:
     """Fails for a delivery with too few, too many, or suddenly more or fewer records; blocks nothing by itself."""
-    said = [f"{o.delivery.file_name}: {sentence}" for o in outcomes for sentence in o.file_breaches]
+    said = [f"{o.delivery.file_name}: {said}" for o in outcomes if not o.closed for said in o.file_breaches]
     held = any(o.status == "held" and o.file_breaches for o in outcomes)
     return dg.AssetCheckResult(
         asset_key="silver",

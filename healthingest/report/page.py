@@ -89,7 +89,7 @@ def _name(row: Row) -> str:
 
 
 def _counts_chart(rows: Sequence[Row]) -> str:
-    marks = {"failed": "✕", "held": "‖"}
+    marks = {"failed": "✕", "held": "‖", "discarded": "⌫"}
     return bars_over_time([
         Bar(
             str(row["creation_date"])[5:],

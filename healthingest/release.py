@@ -1,0 +1,96 @@
+"""A person's word on a delivery: release or discard what is held, accept what was taken over its limits.
+
+The decision is noted first, alone with the client, so that it has its place among the deliveries of its name; then
+silver follows by the usual way of a delivery. Whoever dies in between is finished by the same command, or by whatever
+brings the delivery to its end state next.
+"""
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import polars as pl
+
+from healthingest.errors import UsageError
+from healthingest.ingest import ingest
+from healthingest.lake.bronze import Registered
+from healthingest.lake.decisions import verdict_of
+from healthingest.lake.silver import APPLIED, HELD, Snapshot
+from healthingest.model import Delivery, Outcome, Word
+from healthingest.platform import Platform
+
+Wish = Literal["release", "discard"]
+_DONE: Mapping[Wish, tuple[Word, ...]] = {"release": ("released", "accepted"), "discard": ("discarded",)}
+_LONGEST_REASON = 500
+_SHORTEST_ID = 6
+
+
+def close_delivery(
+    platform: Platform, delivery: Delivery, wish: Wish, *, by: str, reason: str, wait: float = 600.0
+) -> Outcome:
+    """Release or discard a delivery; returns its outcome, which says who decided and why.
+
+    Raises:
+        UsageError: it is not held (nor, for a release, over its limits), somebody decided otherwise before, or the
+            reason is not one line of text.
+        BusyError: others did not finish with the client within `wait` seconds.
+    """
+    if not 0 < len(reason.strip()) <= _LONGEST_REASON or not reason.isprintable():
+        raise UsageError(f"Give a reason: one line of text, up to {_LONGEST_REASON} characters; nothing was done.")
+    with platform.lake.exclusion.alone(delivery.client_id, wait=wait):
+        now = platform.current(delivery.client_id)
+        verdict = now.lake.decisions.of(delivery.client_id, delivery.file_id)
+        if verdict is None:
+            wanted = verdict_of(_word(now, delivery, wish), by, reason.strip().rstrip("."))
+            now.lake.events.append(delivery.client_id, wanted.decision, "", {
+                "who": by, "file_id": delivery.file_id, "reason": wanted.decision_reason,
+            })  # fmt: skip
+            verdict = now.lake.decisions.put(delivery.client_id, delivery.file_id, wanted)
+    if verdict.decision not in _DONE[wish]:
+        raise UsageError(f"{delivery.file_name} cannot be {_DONE[wish][0]}. {verdict.sentence}")
+    return ingest(platform, delivery, run_id=f"{wish} by {by}")
+
+
+def _word(platform: Platform, delivery: Delivery, wish: Wish) -> Word:
+    """What the wish comes to for a delivery in its present state."""
+    lake, name = platform.lake, delivery.file_name
+    snapshot = Snapshot(lake.silver.snapshot(), delivery.client_id) if lake.silver.exists() else None
+    state = snapshot.state(delivery.file_id) if snapshot else None
+    row = lake.audit.row(delivery.file_id)
+    if snapshot is None or state is None:
+        status = row["status"] if row else "not decided yet"
+        raise UsageError(f"{name} is {status}; only a held delivery can be {_DONE[wish][0]}. Nothing was done.")
+    if state == HELD:
+        later = max(snapshot.applied_of(lake.bronze.slot(delivery.client_id, name)), default=0)
+        if wish == "release" and later > delivery.delivery_no:
+            raise UsageError(f"Delivery {later} of {name} is in silver and replaces this one; discard it instead.")
+        return "discarded" if wish == "discard" else "released"
+    if wish == "discard" or state != APPLIED:
+        raise UsageError(f"{name} is in silver; it cannot be discarded. Nothing was done.")
+    if row is None or not _breaks_limits(row):
+        raise UsageError(f"{name} was taken within its limits; there is nothing to release. Nothing was done.")
+    return "accepted"
+
+
+def _breaks_limits(row: Mapping[str, Any]) -> bool:
+    return bool(row["invalid_ratio"] > row["max_invalid_ratio"] or row["file_breaches"])
+
+
+def find_delivery(platform: Platform, wanted: str) -> Delivery:
+    """The delivery of a file id (six digits or more, if only one begins so) or the latest of a file name.
+
+    Raises:
+        UsageError: there is none, or several.
+    """
+    same = pl.col("file_name") == wanted
+    if len(wanted) >= _SHORTEST_ID and set(wanted) <= set("0123456789abcdef"):
+        same |= pl.col("file_id").str.starts_with(wanted)
+    rows = platform.lake.audit.frame(["client_id", "file_id", "file_name", "delivery_no"], same)
+    rows = rows.filter(pl.col("delivery_no").is_not_null()).sort("delivery_no")
+    if rows["file_name"].n_unique() > 1 or rows["client_id"].n_unique() > 1:
+        raise UsageError(f"{wanted!r} names {rows.height} deliveries; give more digits of the file id.")
+    found: Registered | None = None
+    if rows.height:
+        found = platform.lake.bronze.find(rows["client_id"][-1], rows["file_id"][-1])
+    if found is None:
+        raise UsageError(f"There is no delivery {wanted!r}; healthingest status and quarantine list show them.")
+    return found.delivery
