@@ -13,4 +13,5 @@ fi
 "$bin/ruff" check .
 "$bin/ruff" format --check .
 "$bin/mypy"
-exec "$bin/python" -m pytest "$@"
+# Two at a time; a file stays with one of them, since its tests share servers and browsers.
+exec "$bin/python" -m pytest -n 2 --dist loadfile "$@"
