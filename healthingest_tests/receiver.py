@@ -2,11 +2,13 @@
 
 import contextlib
 import json
+import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 
@@ -31,6 +33,10 @@ class Receiver:
     """The server, and what it took and refused."""
 
     url: str
+    #: The same server under TLS, where it was given a certificate.
+    secure_url: str = ""
+    #: Whom to trust for it.
+    ca_file: str | None = None
     #: What it answered with 2xx.
     taken: list[Request] = field(default_factory=list)
     refused: list[Request] = field(default_factory=list)
@@ -52,8 +58,8 @@ class Receiver:
 
 
 @contextlib.contextmanager
-def receiving() -> Iterator[Receiver]:
-    """A receiver on a free port, for as long as the block lasts."""
+def receiving(certificate: tuple[Path, Path] | None = None) -> Iterator[Receiver]:
+    """A receiver on a free port, for as long as the block lasts; with a certificate and its key, under TLS as well."""
 
     class Handler(BaseHTTPRequestHandler):
         def _take(self) -> None:
@@ -71,12 +77,20 @@ def receiving() -> Iterator[Receiver]:
         def log_message(self, *_: object) -> None:
             """Say nothing."""
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    receiver = Receiver(f"http://127.0.0.1:{server.server_address[1]}")
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
+    servers = [ThreadingHTTPServer(("127.0.0.1", 0), Handler)]
+    receiver = Receiver(f"http://127.0.0.1:{servers[0].server_address[1]}")
+    if certificate:
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        context.load_cert_chain(*certificate)
+        servers.append(ThreadingHTTPServer(("127.0.0.1", 0), Handler))
+        servers[1].socket = context.wrap_socket(servers[1].socket, server_side=True)
+        receiver.ca_file = str(certificate[0])
+        receiver.secure_url = f"https://127.0.0.1:{servers[1].server_address[1]}"
+    for server in servers:
+        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
     try:
         yield receiver
     finally:
-        server.shutdown()
-        server.server_close()
+        for server in servers:
+            server.shutdown()
+            server.server_close()

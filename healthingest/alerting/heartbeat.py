@@ -1,8 +1,9 @@
 """Calls the dead man's switch: a service elsewhere that raises the alarm when it is not called for a while."""
 
+from healthingest.alerting.http import UnreachableError, request
 from healthingest.errors import HealthingestError
 
-_TIMEOUT_SECONDS = 10.0
+_REFUSED = 400
 
 
 class HeartbeatError(HealthingestError):
@@ -17,11 +18,9 @@ def call(url: str) -> None:
     Raises:
         HeartbeatError: it did not answer, or refused.
     """
-    import requests
-
     try:
-        answer = requests.get(url, timeout=_TIMEOUT_SECONDS, allow_redirects=False)
-    except (requests.RequestException, ValueError) as error:
-        raise HeartbeatError(f"The dead man's switch could not be called ({type(error).__name__}).") from None
-    if not answer.ok:
-        raise HeartbeatError(f"The dead man's switch answered {answer.status_code}.")
+        status, _ = request("GET", url)
+    except UnreachableError as error:
+        raise HeartbeatError(f"The dead man's switch does not answer. {error}") from None
+    if status >= _REFUSED:
+        raise HeartbeatError(f"The dead man's switch answered {status}.")

@@ -16,12 +16,12 @@ from email.utils import format_datetime, parsedate_to_datetime
 from typing import Any, Never
 from urllib.parse import quote
 
+from healthingest.alerting.http import TIMEOUT_SECONDS, UnreachableError, request
 from healthingest.alerting.message import Message
 from healthingest.alerting.render import clipped, footer, headline, more, parts, plain
 from healthingest.alerting.settings import Email, PagerDuty, Place, SecretError, Slack, SlackBot, Teams, Webhook, secret
 from healthingest.errors import HealthingestError
 
-_TIMEOUT_SECONDS = 10
 _TOO_MANY = 429
 #: Answers that the same message will get again: a revoked key, a channel that is gone, a payload that is refused.
 _REFUSALS = frozenset({400, 401, 403, 404, 405, 410, 413, 415, 422})
@@ -67,7 +67,7 @@ _HEADER, _SECTION, _FALLBACK = 150, 3000, 3000
 def _slack(place: Slack, message: Message, env: Env) -> None:
     from slack_sdk.webhook import WebhookClient
 
-    client = WebhookClient(secret(place.url, env), timeout=_TIMEOUT_SECONDS, logger=_quiet(), retry_handlers=[])
+    client = WebhookClient(secret(place.url, env), timeout=TIMEOUT_SECONDS, logger=_quiet(), retry_handlers=[])
     with _readable("Slack"):
         answer = client.send(text=_fallback(message), blocks=_blocks(message), unfurl_links=False)
     if answer.status_code != 200 or answer.body != "ok":  # noqa: PLR2004 - HTTP's word for taken
@@ -79,7 +79,7 @@ def _slack_bot(place: SlackBot, message: Message, env: Env) -> str | None:
     from slack_sdk.errors import SlackApiError
 
     client = WebClient(
-        secret(place.token, env), base_url=place.base_url, timeout=_TIMEOUT_SECONDS, logger=_quiet(), retry_handlers=[]
+        secret(place.token, env), base_url=place.base_url, timeout=TIMEOUT_SECONDS, logger=_quiet(), retry_handlers=[]
     )
     try:
         with _readable("Slack", SlackApiError):
@@ -141,8 +141,11 @@ _SUMMARY = 1024
 def _pagerduty(place: PagerDuty, message: Message, env: Env) -> None:
     from pagerduty import Error, EventsApiV2Client
 
-    client = EventsApiV2Client(secret(place.key, env), base_url=place.url)
-    client.timeout, client.max_network_attempts = _TIMEOUT_SECONDS, 0
+    key = secret(place.key, env)
+    with _readable("PagerDuty"):
+        trusted = ssl.create_default_context(cafile=place.ca_file)
+        client = EventsApiV2Client(key, base_url=place.url, verify=trusted)
+    client.timeout, client.max_network_attempts = TIMEOUT_SECONDS, 0
     client.retry, client.max_http_attempts = {_TOO_MANY: 1}, -1  # it would else wait for ever where it is told to wait
     client.log = _quiet()
     try:
@@ -204,10 +207,10 @@ def _email(place: Email, message: Message, env: Env) -> None:
 def _connected(place: Email) -> Iterator[smtplib.SMTP]:
     trusted = ssl.create_default_context(cafile=place.ca_file)
     if place.security == "tls":
-        with smtplib.SMTP_SSL(place.host, place.port, timeout=_TIMEOUT_SECONDS, context=trusted) as server:
+        with smtplib.SMTP_SSL(place.host, place.port, timeout=TIMEOUT_SECONDS, context=trusted) as server:
             yield server
         return
-    with smtplib.SMTP(place.host, place.port, timeout=_TIMEOUT_SECONDS) as server:
+    with smtplib.SMTP(place.host, place.port, timeout=TIMEOUT_SECONDS) as server:
         if place.security == "starttls":
             server.starttls(context=trusted)
         yield server
@@ -299,17 +302,12 @@ def _teams(place: Teams, message: Message, env: Env) -> None:
 
 
 def _post(who: str, url: str, body: bytes, headers: Mapping[str, str]) -> None:
-    import requests
-
-    with _readable(who, requests.RequestException):
-        try:
-            answer = requests.post(
-                url, data=body, headers=dict(headers), timeout=_TIMEOUT_SECONDS, allow_redirects=False
-            )
-        except requests.RequestException as error:
-            raise SendError(f"{who} could not be reached ({type(error).__name__}).") from None
-    if not 200 <= answer.status_code < 300:  # noqa: PLR2004 - HTTP's range for taken
-        _refuse(who, answer.status_code, answer.headers)
+    try:
+        status, answered = request("POST", url, body, headers)
+    except UnreachableError as error:
+        raise SendError(f"{who} does not answer. {error}") from None
+    if not 200 <= status < 300:  # noqa: PLR2004 - HTTP's range for taken
+        _refuse(who, status, answered)
 
 
 # --- all ----------------------------------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ SHOWN = 20
 #: Of so few alerts the details are shown too.
 _DETAILED = 3
 _LONGEST = 600
+_NEXT = "\n"
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ def parts(message: Message) -> list[Part]:
     return [
         Part(
             clipped(one_line(_text(item, message)), _LONGEST),
-            tuple((label, clipped(text, _LONGEST)) for label, text in item.details) if detailed else (),
+            tuple((label, clipped(_lines(text), _LONGEST)) for label, text in item.details) if detailed else (),
             item.link,
         )
         for item in message.items[:SHOWN]
@@ -68,9 +69,15 @@ def plain(message: Message) -> str:
     """The whole message as plain text, for a mail."""
     lines: list[str] = []
     for part in parts(message):
-        lines += [part.text, *(f"    {label}: {text}" for label, text in part.details)]
+        details = [f"    {label}: {text.replace(_NEXT, _NEXT + ' ' * 8)}" for label, text in part.details]
+        lines += [part.text, *details]
         lines += [f"    {part.link}"] if part.link else []
     return "\n".join([*lines, *([more(message)] if more(message) else []), "", footer(message), ""])
+
+
+def _lines(text: str) -> str:
+    """A text of several lines, each a plain one."""
+    return _NEXT.join(one_line(line) for line in text.splitlines())
 
 
 def one_line(text: str) -> str:

@@ -86,6 +86,8 @@ class PagerDuty(_Place):
     kind: Literal["pagerduty"]
     key: SecretRef
     url: StrictStr = "https://events.pagerduty.com"
+    #: Certificates of an own authority, e.g. a proxy's, to trust instead of the system's.
+    ca_file: StrictStr | None = None
 
 
 class Email(_Place):
