@@ -55,7 +55,8 @@ def parcels(book: Book, settings: Settings, threaded: frozenset[str], now: datet
             groups[notice.place, cause, notice.kind, thread, notice.tried_as or ""].append((alert, notice))
     wait = timedelta(seconds=settings.timing.group_wait_seconds)
     due = [group for group in groups.values() if min(n.made_at for _, n in group) + wait <= now]
-    due.sort(key=lambda group: min(n.made_at for _, n in group))
+    # What is over first: whoever reads along should not count it among what is new.
+    due.sort(key=lambda group: (min(n.made_at for _, n in group), group[0][1].kind != "resolved"))
     return [_parcel(book, group) for group in due]
 
 

@@ -23,7 +23,7 @@ from healthingest.alerting.places import SendError, send
 from healthingest.alerting.scene import Found, Scene
 from healthingest.alerting.settings import Place, Settings, load_settings, places_of, secret, settings_or_default
 from healthingest.alerting.store import AlertStore, Loaded, Seen
-from healthingest.contracts.clients import ClientSet, load_clients
+from healthingest.contracts.clients import ClientSet, fingerprint, load_clients
 from healthingest.errors import HealthingestError, UsageError, scrubbed, unexpected
 from healthingest.places import Places
 
@@ -68,6 +68,8 @@ class Watch:
     store: AlertStore
     sources: Mapping[str, Source] = field(default_factory=lambda: SOURCES)
     env: Mapping[str, str] = field(default_factory=lambda: os.environ)
+    #: Fingerprint of the configs -> the clients read from them.
+    _read: dict[str, ClientSet] = field(default_factory=dict, compare=False, repr=False)
 
     @classmethod
     def over(cls, places: Places, more: Mapping[str, Source] | None = None) -> "Watch":
@@ -81,7 +83,7 @@ class Watch:
             BusyError, ContentionError: others are at work on the alerts for too long; nothing is lost.
         """
         now = now or datetime.now(UTC)
-        clients = load_clients(self.places)
+        clients = self._clients()
         settings, problem = settings_or_default(self.places.configs)
         if problem:
             clients = ClientSet(clients.clients, (*clients.problems, problem))
@@ -96,7 +98,7 @@ class Watch:
             return drop_unknown(observe(loaded.book, observations, desk), _names(settings, clients)), seen
 
         book = self.store.change(change)
-        sent_now, failed = self.dispatch(settings, clients)
+        sent_now, failed = self.dispatch(settings, clients, now)
         if not problems and not failed:
             problems += self._beat(settings)
         return Looked(book, sent_now, failed, tuple(problems), clients, settings)
@@ -158,7 +160,15 @@ class Watch:
             return str(error)
         return None
 
-    def dispatch(self, settings: Settings, clients: ClientSet) -> tuple[int, int]:
+    def _clients(self) -> ClientSet:
+        """All clients; read again only when a file of theirs has changed: 200 of them take seconds."""
+        found = fingerprint(self.places.configs)
+        if found not in self._read:
+            self._read.clear()
+            self._read[found] = load_clients(self.places)
+        return self._read[found]
+
+    def dispatch(self, settings: Settings, clients: ClientSet, now: datetime) -> tuple[int, int]:
         """Send what is due; how many messages went out, and how many attempts failed."""
         counts = {True: 0, False: 0}
         with self.store.sending() as mine:
@@ -168,18 +178,18 @@ class Watch:
             busy: set[str] = set()
             last: dict[str, float] = {}
             threaded = frozenset(n for n, p in _all_places(settings, clients).items() if p in _THREADED)
-            for parcel in parcels(self.store.load().book, settings, threaded, datetime.now(UTC)):
+            for parcel in parcels(self.store.load().book, settings, threaded, now):
                 if parcel.place in busy or time.monotonic() > until:
                     continue
                 time.sleep(max(0.0, last.get(parcel.place, 0.0) + _BETWEEN_SECONDS - time.monotonic()))
-                done = self._send(parcel, settings, clients)
+                done = self._send(parcel, settings, clients, now)
                 last[parcel.place] = time.monotonic()
                 counts[done] += 1
                 if not done:
                     busy.add(parcel.place)
         return counts[True], counts[False]
 
-    def _send(self, parcel: Parcel, settings: Settings, clients: ClientSet) -> bool:
+    def _send(self, parcel: Parcel, settings: Settings, clients: ClientSet, now: datetime) -> bool:
         place = settings.place(parcel.place, clients.clients)
         if place is None:  # `drop_unknown` takes it out with the next look
             return False
@@ -189,12 +199,12 @@ class Watch:
             problem, after, permanent = str(error), error.retry_after, error.permanent
             log.warning("%s: %s", parcel.place, problem)
             self.store.change(lambda loaded: (
-                refused(loaded.book, parcel, problem, settings.timing, datetime.now(UTC), retry_after=after,
+                refused(loaded.book, parcel, problem, settings.timing, now, retry_after=after,
                         permanent=permanent),
                 Seen(),
             ))  # fmt: skip
             return False
-        self.store.change(lambda loaded: (sent(loaded.book, parcel, reply_to, datetime.now(UTC)), Seen()))
+        self.store.change(lambda loaded: (sent(loaded.book, parcel, reply_to, now), Seen()))
         return True
 
     def _beat(self, settings: Settings) -> list[str]:
