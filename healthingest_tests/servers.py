@@ -27,13 +27,13 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def environment(home: Platform, dagster_home: Path) -> dict[str, str]:
-    """What a Dagster process of this installation needs, with the shipped dagster.yaml.
+def environment(home: Platform, dagster_home: Path, settings: str = "dagster.yaml") -> dict[str, str]:
+    """What a Dagster process of this installation needs, with a shipped dagster.yaml.
 
     The databases are made here, as `dagster instance migrate` does: processes that start together make them twice.
     """
     dagster_home.mkdir(exist_ok=True)
-    (dagster_home / "dagster.yaml").write_text((REPO / "deploy" / "dagster.yaml").read_text())
+    (dagster_home / "dagster.yaml").write_text((REPO / "deploy" / settings).read_text())
     with dg.DagsterInstance.from_config(str(dagster_home)) as instance:
         instance.get_runs_count()
     clean = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
