@@ -150,14 +150,16 @@ def watch_command(
 ) -> int:
     """Look for what is wrong and send what is due, without the Dagster daemon, so that its death is noticed too.
 
-    Run it by a timer of the system, beside the daemon, which does the same; no message is sent twice. With
-    DAGSTER_HOME it looks at runs, sensors and daemons as well. 1 if something could not be looked at or sent.
+    Run it by a timer of the system, beside the daemon, which does the same; no message is sent twice. It draws the
+    overview page anew. With DAGSTER_HOME it looks at runs, sensors and daemons as well. 1 if something could not be
+    looked at or sent.
 
     Example: healthingest alerts watch --every 60
     """
     watch = _watch(with_dagster=True)
     while True:
         looked = watch.look()
+        watch.write_overview(looked)
         if as_json:
             print_json(_looked(looked))
         else:

@@ -140,19 +140,22 @@ def report_command(
     client: Annotated[list[str] | None, typer.Argument(help="Clients. None: all that ever delivered.")] = None,
     as_json: Json = False,
 ) -> int:
-    """Draw the quality reports anew: a page per client, with one per delivery behind it. Counts only, no values.
+    """Draw the pages anew: the overview, one per client, and one per delivery behind it. Counts only, no values.
 
     Example: healthingest report acme
     """
+    from healthingest.alerting.watch import Watch
     from healthingest.platform import Platform
     from healthingest.report.write import write_report
 
     platform = Platform.open()
+    overview = str(Watch.over(platform.places).write_page_of_now())
     known = platform.lake.audit.frame(["client_id"])["client_id"].drop_nulls().unique().sort().to_list()
     pages = {client_id: str(write_report(platform, client_id)) for client_id in client or known}
     if as_json:
-        print_json({"reports": pages})
+        print_json({"reports": pages, "overview": overview})
     else:
+        typer.echo(overview)
         for page in pages.values():
             typer.echo(page)
         if not pages:

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from pathlib import Path
 
 from healthingest.alerting import deliveries, states
 from healthingest.alerting.book import Alert, Book, Desk, observe
@@ -58,6 +59,7 @@ class Looked:
     problems: tuple[str, ...]
     clients: ClientSet
     settings: Settings
+    places: Places
 
 
 @dataclass(frozen=True)
@@ -101,7 +103,7 @@ class Watch:
         sent_now, failed = self.dispatch(settings, clients, now)
         if not problems and not failed:
             problems += self._beat(settings)
-        return Looked(book, sent_now, failed, tuple(problems), clients, settings)
+        return Looked(book, sent_now, failed, tuple(problems), clients, settings, self.places)
 
     def _gather(self, scene: Scene, problems: list[str]) -> tuple[list[Observation], Seen]:
         observations: list[Observation] = []
@@ -122,6 +124,24 @@ class Watch:
             events |= seen.events
             marks |= seen.watermarks
         return observations, Seen(events, marks)
+
+    def write_overview(self, looked: Looked) -> Path:
+        """Draw the overview page of what a look came to."""
+        from healthingest.report.overview import ShownAlert, write_overview
+
+        shown = [
+            ShownAlert(
+                a.condition, a.client_id, a.severity, a.state, a.since, a.summary, a.acknowledged_by, a.resolved_at
+            )
+            for a in looked.book.alerts.values()
+        ]
+        return write_overview(self.places, looked.clients, shown)
+
+    def write_page_of_now(self) -> Path:
+        """Draw it of what the last look left, without looking."""
+        settings, _ = settings_or_default(self.places.configs)
+        book = self.store.load().book
+        return self.write_overview(Looked(book, 0, 0, (), self._clients(), settings, self.places))
 
     def desk(self, now: datetime) -> Desk:
         """What a change by hand depends on."""

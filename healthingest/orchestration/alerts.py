@@ -6,8 +6,11 @@ alert and green again with its end. Every condition has its place (`alerting.con
 
 import hashlib
 import json
+import os
+import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, datetime
 
 import dagster as dg
 
@@ -18,13 +21,19 @@ from healthingest.alerting.store import AlertStore
 from healthingest.alerting.watch import Looked, Watch
 from healthingest.contracts.clients import ClientSet
 from healthingest.errors import BusyError, ContentionError
+from healthingest.lake.audit import Audit
 from healthingest.orchestration.checks import DELIVERY_EXPECTED, store_check
 from healthingest.orchestration.dagster_evidence import sources
 from healthingest.orchestration.events import feed_key, readable_errors
+from healthingest.orchestration.metadata import health_table
 from healthingest.places import Places
+from healthingest.report.health import COLUMNS, health
+from healthingest.report.links import URL_VARIABLE
 
 INSTALLATION = dg.AssetKey("installation")
 _INTERVAL_SECONDS = 8
+#: The overview is drawn when something changes, and so often besides: it says how long ago things were.
+_REDRAWN_SECONDS = 300.0
 #: Each client's checks take 50 ms of Dagster's database; a tick must end in time.
 _CLIENTS_PER_TICK = 40
 #: Checks of every client's feed, and of the installation, in the order of their conditions.
@@ -114,6 +123,7 @@ def _metadata(holding: Sequence[Alert]) -> Mapping[str, dg.MetadataValue]:
 def alert_sensor(places: Places) -> dg.SensorDefinition:
     """The sensor that looks at everything every few seconds and sends what is due."""
     watches: dict[str, Watch] = {}
+    drawn: dict[str, float] = {}
 
     def look(context: dg.SensorEvaluationContext) -> dg.SkipReason:
         watch = watches.setdefault("own", Watch.over(places, sources(context.instance)))
@@ -125,6 +135,11 @@ def alert_sensor(places: Places) -> dg.SensorDefinition:
         context.update_cursor(json.dumps(_show(context.instance, looked, known)))
         for problem in looked.problems:
             context.log.warning(problem)
+        state = _state_of(looked)
+        if time.monotonic() - drawn.get(state, -_REDRAWN_SECONDS) >= _REDRAWN_SECONDS:
+            drawn.clear()
+            drawn[state] = time.monotonic()
+            _publish(context.instance, watch, looked)
         return dg.SkipReason(_said(looked))
 
     @dg.sensor(
@@ -148,6 +163,25 @@ def _said(looked: Looked) -> str:
     if looked.failed:
         said.append(f"{looked.failed} message(s) did not get through and are tried again.")
     return " ".join([*said, *looked.problems])
+
+
+def _state_of(looked: Looked) -> str:
+    """Tells one state that the overview shows from the next."""
+    version = Audit.at(looked.places.output).version()
+    alerts = sorted(f"{a.key} {a.state} {a.episode}" for a in looked.book.alerts.values())
+    return f"{version} {hashlib.sha256(' '.join(alerts).encode()).hexdigest()}"
+
+
+def _publish(instance: dg.DagsterInstance, watch: Watch, looked: Looked) -> None:
+    """Draw the overview page, and show the same on the audit asset."""
+    page = watch.write_overview(looked)
+    base = os.environ.get(URL_VARIABLE)
+    link = dg.MetadataValue.url(f"{base.rstrip('/')}/{page.name}") if base else dg.MetadataValue.path(page)
+    rows = Audit.at(looked.places.output).frame(COLUMNS).to_dicts()
+    clients = {client_id: looked.clients.clients[client_id] for client_id in looked.clients.active}
+    table = health_table(health(rows, clients, datetime.now(UTC)))
+    told = {"clients": table, "overview": link}
+    instance.report_runless_asset_event(dg.AssetObservation("audit", description="All clients.", metadata=told))
 
 
 def _fingerprints(cursor: str | None) -> dict[str, str]:

@@ -14,6 +14,7 @@ from healthingest.lake.quarantine import SCHEMA as QUARANTINE_SCHEMA
 from healthingest.lake.silver import BASE, comments, readable_columns
 from healthingest.model import Counts, Delivery, Outcome
 from healthingest.platform import Platform
+from healthingest.report.health import ClientHealth
 from healthingest.report.write import report_path, report_url
 
 Metadata = dict[str, Any]
@@ -93,6 +94,28 @@ def rules_table(outcomes: Sequence[Outcome]) -> dg.TableMetadataValue:
     ]
     schema = _schema_of(records)
     return dg.MetadataValue.table(records if top else [], schema=schema)
+
+
+def health_table(clients: Sequence[ClientHealth]) -> dg.TableMetadataValue:
+    """One row per client: how it stands now."""
+    records = [
+        dg.TableRecord(
+            {
+                "client": c.client_id,
+                "state": c.state,
+                "last file": c.last["file_name"] if c.last else "",
+                "status": c.last["status"] if c.last else "",
+                "invalid %": round(100 * (c.last["invalid_ratio"] or 0), 2) if c.last else 0.0,
+                "limit %": round(100 * (c.last["max_invalid_ratio"] or 0), 2) if c.last else 0.0,
+                "taken at": c.taken_at.strftime("%Y-%m-%d %H:%M") if c.taken_at else "never",
+                "late by h": round(c.late.total_seconds() / 3600, 1) if c.late else 0.0,
+                "held": c.held,
+                "files in 30 days": c.recent,
+            }
+        )
+        for c in clients
+    ]
+    return dg.MetadataValue.table(records, schema=_schema_of(records))
 
 
 def report_link(platform: Platform, outcomes: Sequence[Outcome]) -> Metadata:

@@ -43,7 +43,11 @@ ID_FILE = "keyring.id"
 #: File beside it with the latest generation of each client whose keys were rotated.
 GENERATIONS_FILE = "keyring.generations"
 #: Folders of the output that hold what only the right keyring can read or continue.
-_DATA = ("bronze", "checkpoint", "quarantine", "silver", "vault")
+#: Alerts and locks are not among it: the watch may look at an installation before it has any keys.
+_DATA = (
+    "bronze", "quarantine", "silver", "vault", "checkpoint/audit", "checkpoint/certificates", "checkpoint/decisions",
+    "checkpoint/erasures", "checkpoint/events", "checkpoint/holds", "checkpoint/sightings",
+)  # fmt: skip
 #: Folders of a client's own that hold, below the output folder, what only its keys can read or continue.
 _DATA_OF_CLIENT = ("bronze/{}", "vault/client_id={}", "checkpoint/erasures/{}", "checkpoint/holds/{}")
 _FORMAT = 2

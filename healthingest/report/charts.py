@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from markupsafe import Markup, escape
 
 _WIDTH, _HEIGHT, _LEFT, _BOTTOM = 900, 200, 60, 34
+_SPARK = 90, 18
 _MOST_LABELS = 12
 
 
@@ -42,6 +43,22 @@ def bars_over_time(bars: Sequence[Bar], *, percent: bool = False) -> Markup:
     scale = [_level(share * top, top, percent=percent) for share in (0, 0.5, 1)]
     size = f"0 -14 {_WIDTH} {_HEIGHT + _BOTTOM + 8}"
     return Markup('<svg viewBox="{}" role="img">{}</svg>').format(size, Markup("").join([*scale, *drawn, *labels]))
+
+
+def sparkline(values: Sequence[tuple[str, float]], *, percent: bool = False) -> Markup:
+    """A small line over time, oldest first: (what it belongs to, value); the last value has a dot."""
+    if not values:
+        return Markup("")
+    top = max(value for _, value in values) or 1.0
+    step = _SPARK[0] / max(1, len(values) - 1)
+    points = [(place * step, _SPARK[1] * (1 - value / top)) for place, (_, value) in enumerate(values)]
+    line = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
+    name, last = values[-1]
+    said = f"{name}: {last:.1%}" if percent else f"{name}: {last:,.0f}"
+    return Markup(
+        '<svg viewBox="-3 -3 {} {}" role="img"><title>{}</title><polyline points="{}"/><circle cx="{:.1f}" cy="{:.1f}" '
+        'r="2.5"/></svg>'
+    ).format(_SPARK[0] + 6, _SPARK[1] + 6, said, line, *points[-1])
 
 
 def _bar(bar: Bar, x: float, width: float, top: float) -> Markup:

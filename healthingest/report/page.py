@@ -31,7 +31,7 @@ def delivery_page(row: Row, history: Sequence[Row], texts: Mapping[str, str]) ->
     shown = [r for r in ordered if _rank(r) <= _rank(row)][-SHOWN:]
     if row["file_id"] not in {r["file_id"] for r in shown}:
         shown.append(row)
-    return _render(
+    return render(
         "delivery.html",
         row=row,
         sums=_sums(row),
@@ -49,7 +49,7 @@ def client_page(client_id: str, history: Sequence[Row], texts: Mapping[str, str]
     ordered = in_order(history)
     shown = ordered[-SHOWN:]
     taken = [r for r in ordered if r["filled"]]
-    return _render(
+    return render(
         "client.html",
         client_id=client_id,
         rows=[{"row": r, "link": links.get(r["file_id"])} for r in reversed(ordered)],
@@ -71,7 +71,8 @@ def _rank(row: Row) -> tuple[str, str, int, str]:
     return str(row["creation_date"]), row["file_suffix"] or "", row["delivery_no"] or 0, row["file_id"]
 
 
-def _render(template: str, **values: object) -> str:
+def render(template: str, **values: object) -> str:
+    """One of the templates, filled."""
     made = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
     return _templates().get_template(template).render(made=made, **values)
 

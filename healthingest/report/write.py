@@ -40,10 +40,10 @@ def write_report(platform: Platform, client_id: str, file_ids: Collection[str] |
         raise UsageError(f"Nothing has been delivered for {client_id}; there is nothing to report.")
     texts = _texts(platform, client_id)
     for row in wanted:
-        _write(report_path(platform, client_id, row["file_id"]), delivery_page(row, history, texts))
+        write_page(report_path(platform, client_id, row["file_id"]), delivery_page(row, history, texts))
     links = {r["file_id"]: f"{r['file_id']}.html" for r in history}
     index = report_path(platform, client_id)
-    _write(index, client_page(client_id, history, texts, links))
+    write_page(index, client_page(client_id, history, texts, links))
     return index
 
 
@@ -52,7 +52,8 @@ def _texts(platform: Platform, client_id: str) -> dict[str, str]:
     return Validator.of(client).texts if client else {}
 
 
-def _write(target: Path, page: str) -> None:
+def write_page(target: Path, page: str) -> None:
+    """Put a page in its place, whole."""
     target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     temporary = target.with_name(f".{secrets.token_hex(4)}.tmp")
     temporary.write_text(page, encoding="utf-8")

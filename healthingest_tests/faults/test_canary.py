@@ -5,6 +5,7 @@ Dagster CLI and by our own; then every byte that was left behind is searched, pl
 """
 
 import base64
+import json
 import os
 import sqlite3
 import subprocess
@@ -15,16 +16,18 @@ from pathlib import Path
 import polars as pl
 import pytest
 
+from healthingest_tests.receiver import receiving
+
 REPO = Path(__file__).parents[2]
 HEADER = "member_id,first_name,last_name,dob,gender,address,city,state,zip,phone_number,email,creation_date"
 GOOD = (
     "ZQXID01,Zqxfirst,Zqxlast,1961-07-19,F,77 Zqxstreet Rd,Zqxville,MA,02139-7731,"
     "617-555-0177,zqxmail@example.com,2025-01-06"
 )
-#: Every value of every record below, as sent and as standardised.
+#: Every value of every record below, as sent and as standardised, and the secrets of the places that alerts go to.
 CANARIES = [
     "ZQXID", "Zqxfirst", "Zqxlast", "1961-07-19", "Zqxstreet", "Zqxville", "02139-7731", "617-555-0177", "6175550177",
-    "zqxmail", "zqxbad",
+    "zqxmail", "zqxbad", "Zqxtoken", "WnF4c2VjcmV0",
 ]  # fmt: skip
 FILES = {
     # accepted, rule-rejected, malformed both ways, a control character, an embedded line end
@@ -84,6 +87,18 @@ def leaks(root: Path) -> dict[str, set[str]]:
     return found
 
 
+#: Stands in every secret of a place; whoever reads what lies about must not find it.
+SECRET = "Zqxtoken"
+ALERTS = """
+places:
+  hook: {kind: webhook, url: "env:HOOK_URL", secret: "env:HOOK_SECRET"}
+  slack: {kind: slack, url: "env:SLACK_URL"}
+  down: {kind: slack, url: "file:/nowhere/Zq"}
+timing: {group_wait_seconds: 0}
+"""
+CONDITIONS = {"delivery_failed", "delivery_held", "unroutable"}
+
+
 @pytest.fixture(scope="module")
 def used(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder in which the system has run; captured output lies in it too."""
@@ -101,12 +116,28 @@ def used(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (landing / "acme_20250109.csv").write_bytes(f"{HEADER}\n{GOOD}\n".encode() + GOOD.encode() + b",\xff\n")
     (root / "dagster").mkdir()
     (root / "dagster" / "dagster.yaml").write_text((REPO / "deploy" / "dagster.yaml").read_text())
+    (home / "client_configs" / "alerts.yaml").write_text(ALERTS)
     env = os.environ | {
         "HEALTHINGEST_HOME": str(home),
         "HEALTHINGEST_KEYRING": str(root.parent / "canary-keys" / "k.json"),
         "DAGSTER_HOME": str(root / "dagster"),
         "DAGSTER_DISABLE_TELEMETRY": "1",
+        "HOOK_SECRET": "whsec_" + "WnF4c2VjcmV0" * 4,
     }
+    with receiving() as receiver:
+        env |= {"HOOK_URL": f"{receiver.url}/hook/{SECRET}", "SLACK_URL": f"{receiver.url}/slack/{SECRET}"}
+        receiver.reply = b"ok"
+        use(root, home, env)
+        told = [request for request in receiver.taken if request.path.startswith("/hook")]
+        assert {json.loads(r.body)["data"]["condition"] for r in told} >= CONDITIONS
+        assert any(request.path.startswith("/slack") for request in receiver.taken)
+        # What was told, without the addresses, which are secrets and stand in no message.
+        (root / "alerts.txt").write_bytes(b"\n".join(request.body for request in receiver.taken))
+    return root
+
+
+def use(root: Path, home: Path, env: dict[str, str]) -> None:
+    """Run whatever people and schedules run."""
     bin_ = Path(sys.executable).parent
     materialize = [
         str(bin_ / "dagster"), "asset", "materialize", "-m", "healthingest.definitions",
@@ -123,10 +154,15 @@ def used(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ["quarantine", "export", "--values", "--out", str(taken / "rejected.csv")],
         ["keys", "role", "analyst", "--out", str(root.parent / "canary-keys" / "analyst.json")],
         ["audit", "show", "acme"], ["audit", "verify"], ["keys", "status"], ["maintain"], ["report"],
+        ["alerts", "watch"], ["alerts", "ack", "delivery_held", "--reason", "asked"], ["alerts", "test"],
+        ["release", "held_20250106.csv", "--reason", "confirmed"], ["alerts", "watch"],
         ["keys", "rotate"], ["keys", "revoke"], ["ingest", "--from-bronze"],
         ["export", "--profile", "qa", "--out", str(root / "qa")],
     ]  # fmt: skip
     commands += [[str(bin_ / "healthingest"), *line] for line in words]
+    first = subprocess.run([str(bin_ / "healthingest"), "alerts", "watch"], env=env, cwd=root, capture_output=True)
+    (root / "first.out").write_bytes(first.stdout + b"\n" + first.stderr)
+    assert first.returncode == 0
     exits = []
     for number, command in enumerate(commands):
         done = subprocess.run(command, env=env, cwd=root, capture_output=True)
@@ -134,9 +170,10 @@ def used(tmp_path_factory: pytest.TempPathFactory) -> Path:
         exits.append(done.returncode)
     assert exits[:3] == [0, 1, 1], "the good partition succeeds, the held and the failed one do not"
     assert exits[3] == 1, "a held, a failed and an unroutable file are findings"
-    assert exits[6:-2] == [0] * len(words[3:-2])
-    assert exits[-2:] == [1, 0], "the held and the failed file are findings again"
-    return root
+    # One of the places has no secret, which is a finding.
+    findings = [word in (["alerts", "watch"], ["alerts", "test"]) for word in words[3:-2]]
+    assert exits[6:-2] == [int(finding) for finding in findings]
+    assert exits[-2:] == [1, 0], "the failed file is a finding again"
 
 
 def test_no_value_of_any_member_is_left_behind(used: Path) -> None:
@@ -146,6 +183,7 @@ def test_no_value_of_any_member_is_left_behind(used: Path) -> None:
     assert found_in((used.parent / "canary-input" / "raw" / "acme_20250106.csv").read_bytes()) >= {"Zqxfirst", "zqxbad"}
 
     assert leaks(used) == {}
+    assert (used / "alerts.txt").stat().st_size > 0
 
 
 def test_who_holds_the_keys_reads_the_values_and_who_exports_without_identifiers_does_not(used: Path) -> None:
@@ -163,7 +201,7 @@ def test_every_file_got_its_audit_row(used: Path) -> None:
         "acme_20250107.csv": "succeeded",
         "acme_20250108.csv": "failed",
         "acme_20250109.csv": "succeeded",
-        "held_20250106.csv": "held",
+        "held_20250106.csv": "succeeded",
         "nobody_20250106.csv": "unroutable",
     }
 

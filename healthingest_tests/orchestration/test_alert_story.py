@@ -22,7 +22,7 @@ from healthingest.platform import Platform
 from healthingest_tests.conftest import csv_of, install, line
 from healthingest_tests.orchestration.test_servers import land
 from healthingest_tests.receiver import Receiver, receiving
-from healthingest_tests.servers import REPO, environment, free_port, running, wait_for_http, wait_for_status
+from healthingest_tests.servers import BIN, REPO, environment, free_port, running, wait_for_http, wait_for_status
 
 pytestmark = pytest.mark.server
 BAD = [line(f"X{n}", zip="1") for n in range(4)]
@@ -153,17 +153,18 @@ def test_a_daemon_that_died_is_told_by_the_watch_beside_it(night: Night) -> None
         night.hears()
 
     def watch() -> None:
-        command = ["python", "-m", "healthingest", "alerts", "watch"]
-        subprocess.run(command, env=night.env, cwd=night.root, check=True, capture_output=True)
+        command = [str(BIN / "healthingest"), "alerts", "watch"]
+        done = subprocess.run(command, env=night.env, cwd=night.root, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
 
     deadline = time.monotonic() + 150
     while len(night.told()) < 2 and time.monotonic() < deadline:
         watch()
         time.sleep(5)
-    kinds = {message.rpartition(" ")[0] for message in night.told()}
+    kinds = {" ".join(message.split()[:2]) for message in night.told()}
     assert {"firing daemon_down", "firing not_ticking"} <= kinds
     with night.daemon():
         time.sleep(30)
     watch()
-    ended = {message.rpartition(" ")[0] for message in night.told()} - kinds
+    ended = {" ".join(message.split()[:2]) for message in night.told()} - kinds
     assert "resolved daemon_down" in ended

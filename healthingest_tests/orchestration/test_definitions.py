@@ -47,6 +47,7 @@ def test_the_assets_are_the_designs(tmp_path: Path) -> None:
         "quarantine": ("member_files", team, delta, ["bronze_files"]),
         "silver": ("member_files", team, delta, ["bronze_files"]),
         "audit": ("member_files", team, delta, ["bronze_files"]),
+        "installation": ("operations", [], ["healthingest"], []),
     }
     assert all(specs[key].description for key in specs)
     assert specs["client_feed/acme"].freshness_policy is not None

@@ -22,7 +22,7 @@ from healthingest.errors import ConfigError
 from healthingest.ingest import record_unroutable, register
 from healthingest.platform import Platform
 from healthingest.release import close_delivery
-from healthingest_tests.conftest import HEADER, configure, csv_of, deliver, drop, install, line
+from healthingest_tests.conftest import CONTRACTS, HEADER, configure, csv_of, deliver, drop, install, line, places_in
 from healthingest_tests.receiver import Receiver, receiving
 
 HOUR = timedelta(hours=1)
@@ -227,6 +227,14 @@ def test_every_condition_has_a_severity_a_title_and_a_place_in_the_ui() -> None:
     from healthingest.orchestration.alerts import shown_conditions
 
     assert shown_conditions() == set(CONDITIONS)
+
+
+def test_an_installation_that_is_watched_before_its_first_file_gets_its_keys_all_the_same(tmp_path: Path) -> None:
+    places = places_in(tmp_path)
+    shutil.copytree(CONTRACTS, places.configs / "contracts")
+    (places.configs / "acme.yaml").write_text("client_id: acme\n")
+    Watch.over(places).write_overview(Watch.over(places).look())
+    assert Platform.open(places).keyring.clients == ["acme"]
 
 
 # --- whom it tells ------------------------------------------------------------------------------------------------
