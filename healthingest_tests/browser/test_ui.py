@@ -27,6 +27,7 @@ class Site:
     home: Platform
     page: Page
     url: str
+    reports: str
 
     def open(self, path: str) -> None:
         self.page.goto(self.url + path)
@@ -41,7 +42,11 @@ class Site:
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     """The system with its sensor stopped, so that what happens is what the person does."""
     root = tmp_path_factory.mktemp("ui")
-    home = install(root, {"acme": "client_id: acme\n", "holdco": "client_id: holdco\nquality: {on_breach: hold}\n"})
+    home = install(root, {
+        "acme": "client_id: acme\n",
+        "holdco": "client_id: holdco\nquality: {on_breach: hold}\n",
+        "slowco": "client_id: slowco\nfreshness: {expect_every: 1m, grace: 0m}\n",
+    })  # fmt: skip
     env = environment(home, root / "dagster")
     workspace = str(REPO / "workspace.yaml")
     subprocess.run(
@@ -60,7 +65,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=flags)
         page = browser.new_page(viewport={"width": 1600, "height": 1000})
         page.set_default_timeout(_SLOW)
-        yield Site(home, page, f"http://127.0.0.1:{port}")
+        yield Site(home, page, f"http://127.0.0.1:{port}", env["HEALTHINGEST_REPORTS_URL"])
         browser.close()
 
 
@@ -117,6 +122,42 @@ def test_a_file_over_its_limit_shows_a_failed_check_and_a_failed_run(site: Site)
     site.open("/runs")
     expect(site.page.get_by_text("Failure").first).to_be_visible(timeout=_SLOW)
     site.picture("runs")
+
+
+def shows(site: Site, client: str, check: str, word: str, said: str) -> None:
+    """Open a check of a client's feed until it says so: the watch looks every few seconds, the page by itself."""
+    site.open(f"/assets/client_feed/{client}?view=checks&checkDetail={check}")
+    expect(site.page.get_by_text(said).first).to_be_visible(timeout=2 * _SLOW)
+    expect(site.page.get_by_text(word, exact=True).first).to_be_visible(timeout=_SLOW)
+
+
+def test_a_clients_present_state_is_red_while_it_is_bad_and_green_again_with_its_next_good_file(site: Site) -> None:
+    shows(site, "holdco", "current_quality", "Failed", "holdco_20250106.csv is held")
+    site.picture("client-red")
+    drop(site.home, "holdco_20250107.csv", csv_of(line("M1"), line("M2")))
+    materialize(site, "holdco|2025-01-07")
+    assert wait_for_status(site.home, "holdco_20250107.csv", 90)[0] == "succeeded"
+    shows(site, "holdco", "current_quality", "Passed", "latest delivery was taken, within its limits")
+    site.picture("client-green")
+
+
+def test_a_late_client_is_red_on_its_page_and_green_again_once_it_delivers(site: Site) -> None:
+    shows(site, "slowco", "delivery_expected", "Failed", "slowco is late by")
+    site.picture("late-red")
+    drop(site.home, "slowco_20250106.csv", csv_of(line("M1")))
+    materialize(site, "slowco|2025-01-06")
+    shows(site, "slowco", "delivery_expected", "Passed", "slowco is in time")
+    site.picture("late-green")
+
+
+def test_the_overview_and_the_audit_asset_show_every_client(site: Site) -> None:
+    site.page.goto(f"{site.reports}/overview.html")
+    expect(site.page.locator("table.clients tr").filter(has_text="holdco_20250107.csv")).to_have_count(1)
+    expect(site.page.get_by_text("switched off").first).to_be_visible()  # the landing zone's sensor, in this test
+    site.picture("overview")
+    site.open("/assets/audit?view=events")
+    expect(site.page.get_by_text("All clients.").first).to_be_visible(timeout=_SLOW)
+    site.picture("audit-events")
 
 
 def test_the_lineage_shows_the_way_of_a_file(site: Site) -> None:
