@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
 
+from healthingest.alerting.store import AlertStore
 from healthingest.clean_source import clean_landing
 from healthingest.consolidate import consolidate, drop_replaced
 from healthingest.erase import drop_notices
@@ -60,6 +61,7 @@ def maintain(
     steps: list[Step] = []
     tables: dict[str, Table] = {
         "silver": lake.silver, "quarantine": lake.quarantine, "sightings": lake.sightings, "audit": lake.audit,
+        "alerts": AlertStore.at(platform.places.output).alerts,
     }  # fmt: skip
     with lake.exclusion.maintenance():
         for name, table in tables.items():
