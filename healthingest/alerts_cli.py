@@ -2,7 +2,6 @@
 
 import os
 import time
-from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -57,10 +56,10 @@ def ack_command(
     """
     from healthingest.alerting.book import acknowledge
     from healthingest.alerting.store import Loaded, Seen
-    from healthingest.privacy.roles import actor
+    from healthingest.privacy.roles import actor, reason_given
 
     watch, by = _watch(), actor()
-    text = _one_line(reason)
+    text = reason_given(reason, _REASON, needed=False)
     taken: list[str] = []
 
     def change(loaded: Loaded) -> "tuple[Book, Seen]":
@@ -98,15 +97,16 @@ def mute_command(
     from dataclasses import replace
 
     from healthingest.alerting.book import Mute
-    from healthingest.alerting.conditions import CONDITIONS
     from healthingest.alerting.store import Loaded, Seen
-    from healthingest.privacy.roles import actor
+    from healthingest.privacy.roles import actor, reason_given
 
     if client is None and condition is None:
         raise UsageError("Name a client, a condition, or both; to silence everything, write a window in alerts.yaml.")
     watch = _watch()
-    _known(watch, client, condition, CONDITIONS)
-    mute = Mute(client, condition, datetime.now(UTC) + _duration(duration), actor(), _one_line(reason))
+    _known(watch, client, condition)
+    mute = Mute(
+        client, condition, datetime.now(UTC) + _duration(duration), actor(), reason_given(reason, _REASON, needed=False)
+    )
 
     def change(loaded: Loaded) -> "tuple[Book, Seen]":
         others = [m for m in loaded.book.mutes if (m.client_id, m.condition) != (client, condition)]
@@ -159,7 +159,7 @@ def watch_command(
     watch = _watch(with_dagster=True)
     while True:
         looked = watch.look()
-        watch.write_overview(looked)
+        watch.write_overview(looked.book, looked.clients)
         if as_json:
             print_json(_looked(looked))
         else:
@@ -194,7 +194,7 @@ def _state(alert: "Alert") -> str:
 
 def _told(alert: "Alert") -> str:
     """Whom the latest notices reached, and what keeps others from it."""
-    latest = {n.place: n for n in alert.told()}
+    latest = {n.place: n for n in alert.told}
     return "; ".join(
         f"{n.place}: {n.kind}" if n.state == "sent" else f"{n.place}: {n.kind} {n.state.replace('_', ' ')}"
         f"{f' after {n.attempts} attempts, {n.problem}' if n.problem else ''}"
@@ -246,7 +246,9 @@ def _sorted(book: "Book") -> "list[Alert]":
 
 
 def _is(alert: "Alert", client: str | None, condition: str | None = None) -> bool:
-    return client in {None, alert.client_id} and condition in {None, alert.condition, alert.condition.partition(":")[0]}
+    from healthingest.alerting.conditions import kind_of
+
+    return client in {None, alert.client_id} and condition in {None, alert.condition, kind_of(alert.condition)}
 
 
 def _named(alert: "Alert", wanted: str) -> bool:
@@ -254,11 +256,12 @@ def _named(alert: "Alert", wanted: str) -> bool:
     return (len(wanted) >= shortest and alert.key.startswith(wanted)) or _is(alert, None, wanted)
 
 
-def _known(watch: "Watch", client: str | None, condition: str | None, conditions: Mapping[str, object]) -> None:
+def _known(watch: "Watch", client: str | None, condition: str | None) -> None:
+    from healthingest.alerting.conditions import CONDITIONS, kind_of
     from healthingest.contracts.clients import load_clients
 
-    if condition is not None and condition.partition(":")[0] not in conditions:
-        raise UsageError(f"There is no condition {condition!r}; there is {', '.join(conditions)}.")
+    if condition is not None and kind_of(condition) not in CONDITIONS:
+        raise UsageError(f"There is no condition {condition!r}; there is {', '.join(CONDITIONS)}.")
     clients = load_clients(watch.places)
     if client is not None and client not in clients.clients:
         raise UsageError(f"There is no client {client!r}; there is {', '.join(clients.clients)}.")
@@ -274,9 +277,3 @@ def _duration(text: str) -> timedelta:
     except ValidationError:
         raise UsageError("Write a duration like 30m, 4h or 7d.") from None
     return duration
-
-
-def _one_line(reason: str) -> str:
-    if len(reason) > _REASON or not (reason.isprintable() or not reason):
-        raise UsageError(f"The reason must be one line of text, up to {_REASON} characters; nothing was done.")
-    return reason

@@ -149,7 +149,7 @@ def report_command(
     from healthingest.report.write import write_report
 
     platform = Platform.open()
-    overview = str(Watch.over(platform.places).write_page_of_now())
+    overview = str(Watch.over(platform.places).write_overview())
     known = platform.lake.audit.frame(["client_id"])["client_id"].drop_nulls().unique().sort().to_list()
     pages = {client_id: str(write_report(platform, client_id)) for client_id in client or known}
     if as_json:

@@ -39,8 +39,11 @@ class Candidate:
     judged: Judgement
     #: Columns of its header that the contract does not know.
     extra_columns: int
-    #: What a person decided about it.
-    verdict: Verdict | None = None
+
+    @property
+    def verdict(self) -> Verdict | None:
+        """What a person decided about it."""
+        return self.outcome.verdict
 
     @property
     def delivery(self) -> Delivery:

@@ -31,7 +31,7 @@ from healthingest.platform import Platform
 from healthingest.privacy.certificate import signed
 from healthingest.privacy.keyring import SHARED
 from healthingest.privacy.keyring_file import destroy_keys
-from healthingest.privacy.roles import actor
+from healthingest.privacy.roles import actor, reason_given
 from healthingest.records.redact import hold_ids
 from healthingest.silence import reading_client, take_out_of_bronze
 
@@ -186,8 +186,7 @@ def set_hold(platform: Platform, client_id: str, member_id: str, reason: str) ->
     Raises:
         UsageError: the reason, which the chain of events keeps for good, is not one short line of text.
     """
-    if not 0 < len(reason) <= _LONGEST_REASON or not reason.isprintable():
-        raise UsageError(f"The reason must be one line of text, up to {_LONGEST_REASON} characters; nothing was done.")
+    reason = reason_given(reason, _LONGEST_REASON)
     _keyring_of_all(platform, client_id)
     entry = platform.lake.holds.entry(client_id, member_id)
     platform.lake.holds.put(client_id, entry, {"at": _now(), "by": actor(), "reason": reason})

@@ -281,8 +281,7 @@ def _check(
         delivery, "succeeded", fresh=True, counts=checked.counts, max_invalid_ratio=quality.max_invalid_ratio,
         profile=checked.profile, file_breaches=judged.file, verdict=verdict,
     )  # fmt: skip
-    candidate = Candidate(outcome, client, members, judged, len(checked.extra_columns), verdict)
-    return candidate, checked.rejected, erased
+    return Candidate(outcome, client, members, judged, len(checked.extra_columns)), checked.rejected, erased
 
 
 def _failed(delivery: Delivery, error: PermanentError | ConfigError) -> Outcome:

@@ -6,22 +6,24 @@ brings the delivery to its end state next.
 """
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Literal
 
 import polars as pl
 
 from healthingest.errors import UsageError
 from healthingest.ingest import ingest
+from healthingest.lake.audit import over_limit
 from healthingest.lake.bronze import Registered
 from healthingest.lake.decisions import verdict_of
 from healthingest.lake.silver import APPLIED, HELD, Snapshot
 from healthingest.model import Delivery, Outcome, Word
 from healthingest.platform import Platform
+from healthingest.privacy.roles import reason_given
+from healthingest.rejections import Wanted
 
 Wish = Literal["release", "discard"]
 _DONE: Mapping[Wish, tuple[Word, ...]] = {"release": ("released", "accepted"), "discard": ("discarded",)}
 _LONGEST_REASON = 500
-_SHORTEST_ID = 6
 
 
 def close_delivery(
@@ -34,13 +36,12 @@ def close_delivery(
             reason is not one line of text.
         BusyError: others did not finish with the client within `wait` seconds.
     """
-    if not 0 < len(reason.strip()) <= _LONGEST_REASON or not reason.isprintable():
-        raise UsageError(f"Give a reason: one line of text, up to {_LONGEST_REASON} characters; nothing was done.")
+    reason = reason_given(reason, _LONGEST_REASON)
     with platform.lake.exclusion.alone(delivery.client_id, wait=wait):
         now = platform.current(delivery.client_id)
         verdict = now.lake.decisions.of(delivery.client_id, delivery.file_id)
         if verdict is None:
-            wanted = verdict_of(_word(now, delivery, wish), by, reason.strip().rstrip("."))
+            wanted = verdict_of(_word(now, delivery, wish), by, reason.rstrip("."))
             now.lake.events.append(delivery.client_id, wanted.decision, "", {
                 "who": by, "file_id": delivery.file_id, "reason": wanted.decision_reason,
             })  # fmt: skip
@@ -66,13 +67,9 @@ def _word(platform: Platform, delivery: Delivery, wish: Wish) -> Word:
         return "discarded" if wish == "discard" else "released"
     if wish == "discard" or state != APPLIED:
         raise UsageError(f"{name} is in silver; it cannot be discarded. Nothing was done.")
-    if row is None or not _breaks_limits(row):
+    if row is None or not (over_limit(row) or row["file_breaches"]):
         raise UsageError(f"{name} was taken within its limits; there is nothing to release. Nothing was done.")
     return "accepted"
-
-
-def _breaks_limits(row: Mapping[str, Any]) -> bool:
-    return bool(row["invalid_ratio"] > row["max_invalid_ratio"] or row["file_breaches"])
 
 
 def find_delivery(platform: Platform, wanted: str) -> Delivery:
@@ -81,10 +78,8 @@ def find_delivery(platform: Platform, wanted: str) -> Delivery:
     Raises:
         UsageError: there is none, or several.
     """
-    same = pl.col("file_name") == wanted
-    if len(wanted) >= _SHORTEST_ID and set(wanted) <= set("0123456789abcdef"):
-        same |= pl.col("file_id").str.starts_with(wanted)
-    rows = platform.lake.audit.frame(["client_id", "file_id", "file_name", "delivery_no"], same)
+    columns = ["client_id", "file_id", "file_name", "delivery_no"]
+    rows = platform.lake.audit.frame(columns, Wanted([wanted]).filter())
     rows = rows.filter(pl.col("delivery_no").is_not_null()).sort("delivery_no")
     if rows["file_name"].n_unique() > 1 or rows["client_id"].n_unique() > 1:
         raise UsageError(f"{wanted!r} names {rows.height} deliveries; give more digits of the file id.")

@@ -6,6 +6,7 @@ from typing import Any
 
 import polars as pl
 
+from healthingest.contracts.duration import in_hours
 from healthingest.errors import UnroutableError
 from healthingest.landing.discovery import Landed, list_landing
 from healthingest.landing.names import printable
@@ -63,7 +64,7 @@ def _client(platform: Platform, audit: pl.DataFrame, client_id: str) -> dict[str
     late = None
     if isinstance(last, datetime):
         over = freshness.late(last, datetime.now(UTC))
-        late = f"{over.total_seconds() / 3600:.1f} h" if over else None
+        late = in_hours(over) if over else None
     return {
         "client_id": client_id,
         "last_file": taken["file_name"][-1] if taken.height else None,

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Literal
 
-from healthingest.alerting.conditions import Observation, condition_of
+from healthingest.alerting.conditions import Observation, condition_of, kind_of
 from healthingest.alerting.message import Kind, Severity
 from healthingest.alerting.settings import Settings
 
@@ -90,9 +90,15 @@ class Alert:
         """Whether it holds."""
         return self.state != "resolved"
 
-    def told(self, kind: Kind | None = None) -> list[Notice]:
-        """Notices of the latest firing, of one kind or all."""
-        return [n for n in self.notices if n.episode == self.episode and kind in {None, n.kind}]
+    @property
+    def told(self) -> list[Notice]:
+        """Notices of the latest firing."""
+        return [n for n in self.notices if n.episode == self.episode]
+
+    @property
+    def told_open(self) -> list[Notice]:
+        """Those of them that say that it holds."""
+        return [n for n in self.told if n.kind in {"firing", "flapping", "reminder"}]
 
 
 def key_of(environment: str, client_id: str | None, condition: str) -> str:
@@ -115,7 +121,7 @@ class Mute:
         return (
             now < self.until
             and self.client_id in {None, alert.client_id}
-            and self.condition in {None, alert.condition, alert.condition.partition(":")[0]}
+            and self.condition in {None, alert.condition, kind_of(alert.condition)}
         )
 
 
@@ -185,8 +191,7 @@ def _seen(alert: Alert | None, seen: Observation, desk: Desk, muted: bool) -> Al
 
 
 def _new(seen: Observation, desk: Desk) -> Alert:
-    kind = seen.condition.partition(":")[0]
-    severity = desk.settings.severities.get(kind, condition_of(seen.condition).severity)
+    severity = desk.settings.severities.get(kind_of(seen.condition), condition_of(seen.condition).severity)
     return Alert(
         desk.environment, seen.client_id, seen.condition, severity, "firing", seen.summary, seen.details, seen.link,
         since=seen.at, seen_at=seen.at, changed_at=desk.now, firings=(seen.at,),
@@ -228,7 +233,7 @@ def _tell_resolved(alert: Alert, desk: Desk) -> Alert:
 
 def _places_told(alert: Alert) -> list[str]:
     """Places that were told, or are to be told, of the latest firing."""
-    return list(dict.fromkeys(n.place for n in alert.told() if n.kind in {"firing", "flapping", "reminder"}))
+    return list(dict.fromkeys(n.place for n in alert.told_open))
 
 
 def _notify(
@@ -262,10 +267,9 @@ def _passed(alert: Alert, desk: Desk, *, muted: bool) -> Alert:
             return _tell_resolved(alert, desk)
     if muted or alert.state != "firing" or alert.flapping:
         return alert
-    told = [n for n in alert.told() if n.kind in {"firing", "flapping", "reminder"}]
-    if not told:  # it began while it was muted, or no place was known then
+    if not alert.told_open:  # it began while it was muted, or no place was known then
         return _notify(alert, "firing", desk)
-    last = max(n.made_at for n in told)
+    last = max(n.made_at for n in alert.told_open)
     if desk.now - last >= desk.settings.timing.remind_every:
         return _notify(alert, "reminder", desk)
     return alert

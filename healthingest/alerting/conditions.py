@@ -49,9 +49,14 @@ CONDITIONS: Mapping[str, Condition] = {
 }
 
 
+def kind_of(name: str) -> str:
+    """The condition without the thing that it may name: `not_ticking` of `not_ticking:landing_zone`."""
+    return name.partition(":")[0]
+
+
 def condition_of(name: str) -> Condition:
-    """The kind of a condition that may name a thing: `not_ticking:landing_zone`."""
-    return CONDITIONS[name.partition(":")[0]]
+    """What is known of a condition, whatever thing it names."""
+    return CONDITIONS[kind_of(name)]
 
 
 @dataclass(frozen=True)

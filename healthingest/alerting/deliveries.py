@@ -12,14 +12,12 @@ import polars as pl
 from healthingest.alerting.conditions import Observation
 from healthingest.alerting.scene import Found, Row, Scene
 from healthingest.alerting.store import Seen
+from healthingest.lake.audit import over_limit, rank_of
 from healthingest.landing.discovery import list_landing
 from healthingest.landing.names import printable
 
 #: Rows are written a moment after the time they bear: so far back a look goes each time.
 _OVERLAP = timedelta(hours=1)
-_RANK = {"unroutable": 1, "failed": 2, "held": 3, "succeeded": 4, "discarded": 5}
-#: A person's word on a delivery makes its row new evidence.
-_DECIDED = 10
 _COLUMNS = [
     "file_id", "client_id", "file_name", "creation_date", "delivery_no", "status", "records", "accepted", "rejected",
     "invalid_ratio", "max_invalid_ratio", "rules", "file_breaches", "extra_columns", "message", "error_kind",
@@ -33,7 +31,7 @@ def of_deliveries(scene: Scene) -> Found:
     rows = _new_rows(scene)
     told = _standing(rows, scene) if scene.loaded.first else rows
     noted = [row for row in rows if row["ingestion_time"] > rows[-1]["ingestion_time"] - _OVERLAP]
-    seen = Seen({f"file/{row['file_id']}": _rank(row) for row in noted}, _latest(rows))
+    seen = Seen({f"file/{row['file_id']}": rank_of(row) for row in noted}, _latest(rows))
     held = _held(scene)
     return [found for row in told for found in of_row(row, scene, held)], seen
 
@@ -48,11 +46,7 @@ def _standing(rows: Sequence[Row], scene: Scene) -> list[Row]:
 def _new_rows(scene: Scene) -> list[Row]:
     new = None if scene.loaded.first else pl.col("ingestion_time") > scene.loaded.watermark("audit") - _OVERLAP
     rows = scene.audit.frame(_COLUMNS, new).sort("ingestion_time").to_dicts()
-    return [row for row in rows if scene.loaded.rank(f"file/{row['file_id']}") < _rank(row)]
-
-
-def _rank(row: Row) -> int:
-    return _RANK[row["status"]] + (_DECIDED if row["decision"] else 0)
+    return [row for row in rows if scene.loaded.rank(f"file/{row['file_id']}") < rank_of(row)]
 
 
 def _latest(rows: Sequence[Row]) -> dict[str, datetime]:
@@ -61,8 +55,8 @@ def _latest(rows: Sequence[Row]) -> dict[str, datetime]:
 
 def _held(scene: Scene) -> Mapping[str, int]:
     """Client -> how many of its deliveries are held."""
-    rows = scene.audit.frame(["client_id"], pl.col("status") == "held")
-    return dict(rows.group_by("client_id").len().iter_rows())
+    held = scene.deliveries.filter(pl.col("status") == "held")
+    return dict(held.group_by("client_id").len().iter_rows())
 
 
 def of_row(row: Row, scene: Scene, held: Mapping[str, int]) -> Iterator[Observation]:
@@ -99,7 +93,7 @@ def _quality(row: Row, scene: Scene, still_held: int) -> Iterator[Observation]:
         yield _observation("delivery_held", row, scene, ended + left, firing=False)
         if status == "succeeded":
             yield _observation("delivery_failed", row, scene, ended, firing=False)
-            over = row["invalid_ratio"] > row["max_invalid_ratio"] and not row["decision"]
+            over = over_limit(row) and not row["decision"]
             told = f"{name}: {share}, over the limit of {row['max_invalid_ratio']:.1%}." if over else ended
             yield _observation("invalid_ratio", row, scene, told, firing=over)
 

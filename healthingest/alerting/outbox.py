@@ -6,12 +6,12 @@ end before the beginning. A message's id depends on its notices alone: an attemp
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from healthingest.alerting.book import Alert, Book, Notice
-from healthingest.alerting.conditions import condition_of
+from healthingest.alerting.conditions import condition_of, kind_of
 from healthingest.alerting.message import SEVERITIES, Item, Message
 from healthingest.alerting.settings import Settings, Timing
 
@@ -21,21 +21,19 @@ _OPENING = frozenset({"firing", "flapping"})
 _REFUSED_FOR = timedelta(hours=1)
 #: Clients that a title names.
 _NAMED = 3
-_ENDED = {
-    "firing": "", "reminder": "still: ", "flapping": "comes and goes: ", "acknowledged": "taken on: ",
-    "resolved": "resolved: ", "test": "test: ",
-}  # fmt: skip
-
-Change = Callable[[Notice], Notice]
 
 
 @dataclass(frozen=True)
 class Parcel:
-    """A message, the place it is for, and the notices (alert key, number) that it is made of."""
+    """A message, the place it is for, and the notices (alert key -> number) that it is made of."""
 
     place: str
     message: Message
-    notices: tuple[tuple[str, int], ...]
+    notices: Mapping[str, int]
+
+    def holds(self, key: str, notice: Notice) -> bool:
+        """Whether a notice of an alert is part of it."""
+        return self.notices.get(key) == notice.no
 
 
 def parcels(book: Book, settings: Settings, threaded: frozenset[str], now: datetime) -> list[Parcel]:
@@ -50,7 +48,7 @@ def parcels(book: Book, settings: Settings, threaded: frozenset[str], now: datet
     for alert, notice in _next(book):
         if notice.place not in blocked:
             thread = _thread_of(alert, notice) if notice.place in threaded and notice.kind not in _OPENING else ""
-            cause = alert.condition.partition(":")[0]
+            cause = kind_of(alert.condition)
             # What was tried once is tried again as it was: who got it after all can tell by the message's id.
             groups[notice.place, cause, notice.kind, thread, notice.tried_as or ""].append((alert, notice))
     wait = timedelta(seconds=settings.timing.group_wait_seconds)
@@ -86,8 +84,8 @@ def _parcel(book: Book, group: Sequence[tuple[Alert, Notice]]) -> Parcel:
     group = sorted(group, key=lambda pair: (pair[0].client_id or "", pair[0].condition))
     first, notice = group[0]
     threads = {_thread_of(alert, n) for alert, n in group}
-    ids = tuple((alert.key, n.no) for alert, n in group)
-    digest = hashlib.sha256("\x1f".join(f"{notice.place} {key} {no}" for key, no in ids).encode()).hexdigest()
+    ids = {alert.key: n.no for alert, n in group}
+    digest = hashlib.sha256("\x1f".join(f"{notice.place} {key} {no}" for key, no in ids.items()).encode()).hexdigest()
     if notice.kind in _OPENING:
         thread = first.key if len(group) == 1 else digest[:32]
     else:
@@ -96,34 +94,33 @@ def _parcel(book: Book, group: Sequence[tuple[Alert, Notice]]) -> Parcel:
     return Parcel(notice.place, Message(
         message_id=digest[:32],
         kind=notice.kind,
-        condition=first.condition.partition(":")[0],
+        condition=kind_of(first.condition),
         severity=max((n.severity for _, n in group), key=SEVERITIES.index),
         environment=first.environment,
         title=_title(group),
         items=tuple(Item(alert.key, alert.client_id, n.summary, n.details, n.link) for alert, n in group),
         at=min(n.made_at for _, n in group),
         thread=thread,
-        closes=notice.kind == "resolved" and not _left_open(book, thread, notice.place, {key for key, _ in ids}),
+        closes=notice.kind == "resolved" and not _left_open(book, thread, notice.place, ids),
         reply_to=opening.reply_to if opening and notice.kind not in _OPENING else None,
     ), ids)  # fmt: skip
 
 
 def _title(group: Sequence[tuple[Alert, Notice]]) -> str:
-    alert, notice = group[0]
-    kind = condition_of(alert.condition).title
+    kind = condition_of(group[0][0].condition).title
     who = [a.client_id or a.condition.partition(":")[2] for a, _ in group]
     named = ", ".join(name for name in who[:_NAMED] if name)
     more = f" and {len(who) - _NAMED} more" if len(who) > _NAMED else ""
-    return f"{_ENDED[notice.kind]}{kind}{f': {named}{more}' if named else ''}"
+    return f"{kind}{f': {named}{more}' if named else ''}"
 
 
-def _left_open(book: Book, thread: str, place: str, but: set[str]) -> bool:
+def _left_open(book: Book, thread: str, place: str, but: Container[str]) -> bool:
     """Whether another alert that was told of in this thread still holds, or its end is yet to be told."""
     for key, alert in book.alerts.items():
         if key in but:
             continue
-        opened = [n for n in alert.told() if n.place == place and n.thread == thread and n.kind in _OPENING]
-        told_end = any(n.place == place and n.kind == "resolved" and n.state == "sent" for n in alert.told())
+        opened = [n for n in alert.told if n.place == place and n.thread == thread and n.kind in _OPENING]
+        told_end = any(n.place == place and n.kind == "resolved" and n.state == "sent" for n in alert.told)
         if opened and not told_end:
             return True
     return False
@@ -141,7 +138,7 @@ def sent(book: Book, parcel: Parcel, reply_to: str | None, now: datetime) -> Boo
             thread=parcel.message.thread, reply_to=reply_to or parcel.message.reply_to,
         )  # fmt: skip
 
-    return _with(book, parcel.notices, mark)
+    return _changed(book, parcel.holds, mark)
 
 
 def refused(
@@ -152,52 +149,32 @@ def refused(
 
     `permanent`: the place refused it, and will until somebody mends the place or the message.
     """
-    attempts = 1 + max(n.attempts for n in _of(book, parcel.notices))
-    longest = timing.retry_longest_seconds
-    pause = longest if permanent else min(timing.retry_first_seconds * 2 ** (attempts - 1), longest)
-    next_at = now + timedelta(seconds=max(retry_after or 0, 0 if retry_after else pause))
-
-    patience = _REFUSED_FOR if permanent else timing.give_up_after
+    longest, patience = timing.retry_longest_seconds, _REFUSED_FOR if permanent else timing.give_up_after
 
     def mark(notice: Notice) -> Notice:
-        over = now - notice.made_at > patience
+        pause = longest if permanent else min(timing.retry_first_seconds * 2**notice.attempts, longest)
         return replace(
-            notice, state="given_up" if over else "waiting", attempts=attempts, problem=problem, due_at=next_at,
-            tried_as=parcel.message.message_id,
+            notice, state="given_up" if now - notice.made_at > patience else "waiting", attempts=notice.attempts + 1,
+            problem=problem, due_at=now + timedelta(seconds=retry_after or pause), tried_as=parcel.message.message_id,
         )  # fmt: skip
 
-    return _with(book, parcel.notices, mark)
+    return _changed(book, parcel.holds, mark)
 
 
-def drop_unknown(book: Book, known: Iterable[str]) -> Book:
+def drop_unknown(book: Book, known: Container[str]) -> Book:
     """The book without hope for notices to places that are no longer in the settings."""
-    there = set(known)
-    gone = [
-        (key, n.no) for key, alert in book.alerts.items() for n in alert.notices
-        if n.state == "waiting" and n.place not in there
-    ]  # fmt: skip
+
+    def hopeless(_: str, notice: Notice) -> bool:
+        return notice.state == "waiting" and notice.place not in known
+
     said = "There is no such place any more."
-    return _with(book, gone, lambda notice: replace(notice, state="given_up", problem=said)) if gone else book
+    return _changed(book, hopeless, lambda notice: replace(notice, state="given_up", problem=said))
 
 
-def _of(book: Book, ids: Iterable[tuple[str, int]]) -> list[Notice]:
-    wanted = set(ids)
-    return [n for key, alert in book.alerts.items() for n in alert.notices if (key, n.no) in wanted]
-
-
-def _with(book: Book, ids: Iterable[tuple[str, int]], change: Change) -> Book:
-    wanted: Mapping[str, set[int]] = _by_alert(ids)
-    alerts = dict(book.alerts)
-    for key, numbers in wanted.items():
-        if key in alerts:
-            alert = alerts[key]
-            notices = tuple(change(n) if n.no in numbers else n for n in alert.notices)
-            alerts[key] = replace(alert, notices=notices)
-    return replace(book, alerts=alerts)
-
-
-def _by_alert(ids: Iterable[tuple[str, int]]) -> dict[str, set[int]]:
-    grouped: dict[str, set[int]] = defaultdict(set)
-    for key, number in ids:
-        grouped[key].add(number)
-    return grouped
+def _changed(book: Book, which: Callable[[str, Notice], bool], change: Callable[[Notice], Notice]) -> Book:
+    """The book with some notices changed; itself if there are none. `which` is told the alert's key as well."""
+    changed = {
+        key: replace(alert, notices=tuple(change(n) if which(key, n) else n for n in alert.notices))
+        for key, alert in book.alerts.items() if any(which(key, n) for n in alert.notices)
+    }  # fmt: skip
+    return replace(book, alerts={**book.alerts, **changed}) if changed else book

@@ -18,7 +18,7 @@ from urllib.parse import quote
 
 from healthingest.alerting.http import TIMEOUT_SECONDS, UnreachableError, request
 from healthingest.alerting.message import Message
-from healthingest.alerting.render import clipped, footer, headline, more, parts, plain
+from healthingest.alerting.render import clipped, footer, headline, more, parts, plain, title
 from healthingest.alerting.settings import Email, PagerDuty, Place, SecretError, Slack, SlackBot, Teams, Webhook, secret
 from healthingest.errors import HealthingestError
 
@@ -261,7 +261,7 @@ def _plain(message: Message) -> dict[str, Any]:
             "environment": message.environment,
             "condition": message.condition,
             "severity": message.severity,
-            "title": message.title,
+            "title": title(message),
             "thread": message.thread,
             "closes": message.closes,
             "alerts": [

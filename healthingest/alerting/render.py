@@ -27,13 +27,12 @@ class Part:
 
 def headline(message: Message, longest: int) -> str:
     """One line for a subject: what it is, where, and whom it concerns."""
-    return clipped(f"[{message.environment}] {_WORDS[message.kind]} {one_line(_bare(message.title))}", longest)
+    return clipped(f"[{message.environment}] {_WORDS[message.kind]} {one_line(message.title)}", longest)
 
 
-def _bare(title: str) -> str:
-    """The title without the word for its kind, which the headline says louder."""
-    start, found, rest = title.partition(": ")
-    return rest if found and start in {"still", "comes and goes", "taken on", "resolved", "test"} else title
+def title(message: Message) -> str:
+    """The message's title with a word for its kind, for places that keep no kind of their own."""
+    return message.title if message.kind == "firing" else f"{_WORDS[message.kind].lower()}: {message.title}"
 
 
 def parts(message: Message) -> list[Part]:

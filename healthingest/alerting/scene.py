@@ -1,12 +1,15 @@
 """What one look at the installation works on, and how what it finds is put down."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from functools import cached_property
 from typing import Any
 
+import polars as pl
+
 from healthingest.alerting.book import Book
-from healthingest.alerting.conditions import Observation
+from healthingest.alerting.conditions import Observation, kind_of
 from healthingest.alerting.links import Links
 from healthingest.alerting.settings import Settings
 from healthingest.alerting.store import Loaded, Seen
@@ -41,6 +44,12 @@ class Scene:
         """The audit table."""
         return Audit.at(self.places.output)
 
+    @cached_property
+    def deliveries(self) -> pl.DataFrame:
+        """What became of every file, in the order they were decided: read once for all sources of a look."""
+        columns = ["client_id", "file_id", "file_name", "creation_date", "status", "ingestion_time"]
+        return self.audit.frame(columns).sort("ingestion_time")
+
     def state(
         self, condition: str, text: str, *, firing: bool, client_id: str | None = None,
         details: tuple[tuple[str, str], ...] = (), link: str = "",
@@ -48,7 +57,11 @@ class Scene:
         """A state that holds now, or does not."""
         return Observation(condition, client_id, firing, self.now, text, details, link)
 
-    def over(self, kind: str, holding: Collection[str], text: str) -> list[Observation]:
-        """That open alerts of the installation of one kind are over, but for those (whole names) that hold."""
-        open_now = {a.condition for a in self.book.alerts.values() if a.open and a.condition.partition(":")[0] == kind}
-        return [self.state(name, text, firing=False) for name in sorted(open_now - set(holding))]
+    def over(self, kind: str, holding: Iterable[Observation], text: str) -> list[Observation]:
+        """That open alerts of one kind are over, but for those that hold."""
+        hold = {(seen.client_id, seen.condition) for seen in holding}
+        return [
+            self.state(a.condition, text, firing=False, client_id=a.client_id)
+            for a in self.book.alerts.values()
+            if a.open and kind_of(a.condition) == kind and (a.client_id, a.condition) not in hold
+        ]

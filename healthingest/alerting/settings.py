@@ -5,17 +5,17 @@ file there are no places but those that clients name themselves; alerts are kept
 """
 
 import os
-import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, StrictInt, StrictStr, field_validator, model_validator
 
+from healthingest.alerting.conditions import kind_of
 from healthingest.alerting.message import SEVERITIES, Severity
 from healthingest.contracts import strict_yaml
-from healthingest.contracts.clients import Client
+from healthingest.contracts.clients import SECRET_REFERENCE, Client
 from healthingest.contracts.duration import Duration
 from healthingest.contracts.rules import Strict
 from healthingest.errors import ConfigError, HealthingestError
@@ -30,7 +30,7 @@ class SecretError(HealthingestError):
 
 
 def _reference(value: str) -> str:
-    if not re.fullmatch(r"env:[A-Za-z_][A-Za-z0-9_]*|file:.+", value):
+    if not SECRET_REFERENCE.fullmatch(value):
         raise ValueError("name the secret as env:VARIABLE or file:PATH, never write it here")
     return value
 
@@ -141,7 +141,7 @@ class Route(Strict):
         return (
             (not self.severity or severity in self.severity)
             and (not self.clients or client_id in self.clients)
-            and (not self.conditions or condition.partition(":")[0] in self.conditions)
+            and (not self.conditions or kind_of(condition) in self.conditions)
         )
 
 
@@ -249,12 +249,10 @@ class Settings(Strict):
             if SEVERITIES.index(severity) >= SEVERITIES.index(place.min_severity):
                 yield name, place
 
-    def place(self, name: str, clients: Mapping[str, Client]) -> Place | None:
-        """The place of a name: one of the file's, or a client's own (`acme/slack`)."""
-        if name in self.places:
-            return self.places[name]
-        client = clients.get(name.partition("/")[0])
-        return places_of(client, self).get(name) if client else None
+    def all_places(self, clients: Iterable[Client]) -> dict[str, Place]:
+        """Every place by its name: those of the file, and the clients' own (`acme/slack`)."""
+        own = [place for client in clients for place in places_of(client, self).items()]
+        return dict([*self.places.items(), *own])
 
 
 def places_of(client: Client, settings: Settings) -> dict[str, Place]:

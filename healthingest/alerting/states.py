@@ -14,6 +14,7 @@ from healthingest.alerting.conditions import Observation
 from healthingest.alerting.scene import Found, Scene
 from healthingest.alerting.store import Seen
 from healthingest.contracts.clients import Client
+from healthingest.contracts.duration import in_hours
 from healthingest.landing.discovery import list_landing
 from healthingest.landing.names import printable
 from healthingest.places import Places
@@ -27,11 +28,9 @@ _ATTEMPTS = 3
 
 def of_delays(scene: Scene) -> Found:
     """Which active clients are late, by the audit table's clock and the client's calendar."""
-    rows = scene.audit.frame(
-        ["client_id", "creation_date", "ingestion_time", "file_name"], pl.col("status") == "succeeded"
-    )
+    taken = scene.deliveries.filter(pl.col("status") == "succeeded")
     found, marks = [], {}
-    by_client = {str(key[0]): part for key, part in rows.sort("ingestion_time").group_by("client_id")}
+    by_client = {str(key[0]): part for key, part in taken.group_by("client_id", maintain_order=True)}
     for client_id in scene.clients.active:
         mark = f"client/{client_id}"
         known = scene.loaded.watermark(mark)
@@ -51,27 +50,28 @@ def _delay(scene: Scene, client: Client, taken: pl.DataFrame | None, known: date
         late = freshness.late(since, now)
         dates = set(taken["creation_date"].to_list())
         missing = freshness.missing_dates(dates, min(dates), now)
-        last = f"its last file, {name}, was taken {_hours(now - since)} ago"
-    said = [f"{client.client_id} is late by {_hours(late)}: {last}."] if late else []
+        last = f"its last file, {name}, was taken {in_hours(now - since)} ago"
+    said = [f"{client.client_id} is late by {in_hours(late)}: {last}."] if late else []
     said += [f"No file for {', '.join(map(str, missing))}."] if missing else []
     text = " ".join(said) or f"{client.client_id} is in time: {last}."
-    details = (("expected every", _hours(freshness.expect_every)), ("grace", _hours(freshness.grace)))
+    details = (("expected every", in_hours(freshness.expect_every)), ("grace", in_hours(freshness.grace)))
     return scene.state("data_delay", text, firing=bool(said), client_id=client.client_id, details=details)
 
 
 def of_landing(scene: Scene) -> Found:
     """That nothing in the landing zone leads nowhere any more; that something does, the audit's rows say."""
-    there = {printable(landed.name) for landed in list_landing(scene.places.landing)}
-    names = scene.audit.frame(["file_name"], pl.col("status") == "unroutable")["file_name"]
-    over = [] if there & set(names) else scene.over("unroutable", (), "No such file is left in the landing zone.")
-    return over, Seen()
+    over = scene.over("unroutable", (), "No such file is left in the landing zone.")
+    if not over:
+        return [], Seen()
+    names = set(scene.deliveries.filter(pl.col("status") == "unroutable")["file_name"])
+    there = any(printable(landed.name) in names for landed in list_landing(scene.places.landing))
+    return [] if there else over, Seen()
 
 
 def of_configs(scene: Scene) -> Found:
     """Client configs, and alerts.yaml, that cannot be used; and alerts of clients that are no more."""
-    broken = {f"config_broken:{problem.file.name}": str(problem) for problem in scene.clients.problems}
-    found = [scene.state(name, said, firing=True) for name, said in broken.items()]
-    found += scene.over("config_broken", broken, "The config can be used again.")
+    broken = [scene.state(f"config_broken:{p.file.name}", str(p), firing=True) for p in scene.clients.problems]
+    found = [*broken, *scene.over("config_broken", broken, "The config can be used again.")]
     waiting = {problem.file.stem for problem in scene.clients.problems}
     left = {a.client_id for a in scene.book.alerts.values() if a.open and a.client_id}
     for client_id in left - set(scene.clients.active) - waiting:
@@ -128,7 +128,7 @@ def _keys_made(places: Places, client_id: str) -> datetime | None:
 def of_undecided(scene: Scene) -> Found:
     """Deliveries that were registered a while ago and came to no end."""
     root, found = scene.places.output / "bronze", []
-    decided = set(scene.audit.frame(["file_id"])["file_id"])
+    decided = set(scene.deliveries["file_id"])
     before = (scene.now - _UNDECIDED_FOR).timestamp()
     for client_id in scene.clients.active:
         folder = root / client_id
@@ -154,8 +154,4 @@ def of_places(scene: Scene) -> Found:
         scene.state(name, f"Messages do not get through to it. {said}".strip(), firing=True)
         for name, said in failing.items()
     ]
-    return [*found, *scene.over("place_failing", failing, "Messages get through to it again.")], Seen()
-
-
-def _hours(duration: timedelta) -> str:
-    return f"{duration.total_seconds() / 3600:.1f} h"
+    return [*found, *scene.over("place_failing", found, "Messages get through to it again.")], Seen()

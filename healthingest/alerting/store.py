@@ -6,9 +6,6 @@ twice. No keys are needed to read or write them, and they hold no value of a mem
 """
 
 import contextlib
-import fcntl
-import os
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from datetime import UTC, datetime
@@ -21,6 +18,7 @@ from deltalake import DeltaTable, write_deltalake
 from healthingest.alerting.book import Alert, Book, Mute, Notice
 from healthingest.errors import BusyError
 from healthingest.lake.delta import ZSTD, Table, commit, retry
+from healthingest.lake.exclusion import Exclusion
 
 _TIME = pl.Datetime("us", "UTC")
 _DETAILS = pl.List(pl.Struct({"label": pl.String, "text": pl.String}))
@@ -55,7 +53,6 @@ _COMMENTS = {
     "count": "events seen during the latest firing",
     "notices": "what each place is to be told (state waiting), or was told (sent), or never will be (given_up)",
 }
-_LOOK = 0.05  # seconds between two looks at a lock
 
 
 @dataclass(frozen=True)
@@ -110,7 +107,7 @@ class AlertStore:
 
     alerts: Table
     mutes: Table
-    locks: Path
+    exclusion: Exclusion
     _known: dict[str, int] = field(default_factory=dict, compare=False, repr=False)
 
     @classmethod
@@ -120,7 +117,7 @@ class AlertStore:
         return cls(
             Table(root / "alerts", SCHEMA, description="Every alert, and what was told of it.", comments=_COMMENTS),
             Table(root / "alert_mutes", _MUTES, description="Whom nobody is to be told of for a while."),
-            root / "locks",
+            Exclusion(root / "locks"),
         )
 
     def load(self) -> Loaded:
@@ -140,7 +137,7 @@ class AlertStore:
             BusyError: another process held the lock for too long.
             ContentionError: another machine was faster every time.
         """
-        with self._locked("alerts", wait=60.0):
+        with self.exclusion.only("alerts", wait=60.0):
             return retry(lambda: self._changed(change))
 
     def _changed(self, change: Change) -> Book:
@@ -163,32 +160,10 @@ class AlertStore:
     def sending(self) -> Iterator[bool]:
         """Be the only one that sends; False where another process does, which then sends what is due."""
         try:
-            with self._locked("alerts-sending", wait=0.0):
+            with self.exclusion.only("messages", wait=0.0):
                 yield True
         except BusyError:
             yield False
-
-    @contextlib.contextmanager
-    def _locked(self, name: str, *, wait: float) -> Iterator[None]:
-        self.locks.mkdir(parents=True, exist_ok=True, mode=0o700)
-        fd = os.open(self.locks / f"_{name}.lock", os.O_RDWR | os.O_CREAT, 0o600)
-        try:
-            until = time.monotonic() + wait
-            while not _taken(fd):
-                if time.monotonic() >= until:
-                    raise BusyError("Another process is at work on the alerts; let it end.")
-                time.sleep(_LOOK)
-            yield
-        finally:
-            os.close(fd)
-
-
-def _taken(lock: int) -> bool:
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
 
 
 def _row(alert: Alert) -> dict[str, Any]:

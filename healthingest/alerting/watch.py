@@ -22,7 +22,7 @@ from healthingest.alerting.message import Item, Message
 from healthingest.alerting.outbox import Parcel, drop_unknown, parcels, refused, sent
 from healthingest.alerting.places import SendError, send
 from healthingest.alerting.scene import Found, Scene
-from healthingest.alerting.settings import Place, Settings, load_settings, places_of, secret, settings_or_default
+from healthingest.alerting.settings import Place, Settings, load_settings, secret, settings_or_default
 from healthingest.alerting.store import AlertStore, Loaded, Seen
 from healthingest.contracts.clients import ClientSet, fingerprint, load_clients
 from healthingest.errors import HealthingestError, UsageError, scrubbed, unexpected
@@ -58,8 +58,6 @@ class Looked:
     #: What could not be looked at, in sentences.
     problems: tuple[str, ...]
     clients: ClientSet
-    settings: Settings
-    places: Places
 
 
 @dataclass(frozen=True)
@@ -89,6 +87,7 @@ class Watch:
         settings, problem = settings_or_default(self.places.configs)
         if problem:
             clients = ClientSet(clients.clients, (*clients.problems, problem))
+        known = settings.all_places(clients.clients.values())
         problems: list[str] = []
         links = Links(settings.dagster_url, self.env)
 
@@ -97,13 +96,13 @@ class Watch:
             scene = Scene(self.places, clients, settings, loaded, now, links)
             observations, seen = self._gather(scene, problems)
             desk = desk_of(self.places, settings, clients, now)
-            return drop_unknown(observe(loaded.book, observations, desk), _names(settings, clients)), seen
+            return drop_unknown(observe(loaded.book, observations, desk), known), seen
 
         book = self.store.change(change)
-        sent_now, failed = self.dispatch(settings, clients, now)
+        sent_now, failed = self.dispatch(settings, known, now)
         if not problems and not failed:
             problems += self._beat(settings)
-        return Looked(book, sent_now, failed, tuple(problems), clients, settings, self.places)
+        return Looked(book, sent_now, failed, tuple(problems), clients)
 
     def _gather(self, scene: Scene, problems: list[str]) -> tuple[list[Observation], Seen]:
         observations: list[Observation] = []
@@ -125,28 +124,17 @@ class Watch:
             marks |= seen.watermarks
         return observations, Seen(events, marks)
 
-    def write_overview(self, looked: Looked) -> Path:
-        """Draw the overview page of what a look came to."""
-        from healthingest.report.overview import ShownAlert, write_overview
+    def write_overview(self, book: Book | None = None, clients: ClientSet | None = None) -> Path:
+        """Draw the overview page of what a look came to, or of what the last one left."""
+        from healthingest.report.overview import write_overview
 
-        shown = [
-            ShownAlert(
-                a.condition, a.client_id, a.severity, a.state, a.since, a.summary, a.acknowledged_by, a.resolved_at
-            )
-            for a in looked.book.alerts.values()
-        ]
-        return write_overview(self.places, looked.clients, shown)
-
-    def write_page_of_now(self) -> Path:
-        """Draw it of what the last look left, without looking."""
-        settings, _ = settings_or_default(self.places.configs)
-        book = self.store.load().book
-        return self.write_overview(Looked(book, 0, 0, (), self._clients(), settings, self.places))
+        book = book or self.store.load().book
+        return write_overview(self.places, clients or self._clients(), list(book.alerts.values()))
 
     def desk(self, now: datetime) -> Desk:
         """What a change by hand depends on."""
         settings, _ = settings_or_default(self.places.configs)
-        return desk_of(self.places, settings, load_clients(self.places), now)
+        return desk_of(self.places, settings, self._clients(), now)
 
     def try_places(self, names: Sequence[str]) -> dict[str, str | None]:
         """Send a test message to the named places, or to all: place -> why it was not taken, None if it was.
@@ -155,23 +143,18 @@ class Watch:
             UsageError: there is no place of such a name.
             ConfigError: alerts.yaml cannot be used.
         """
-        settings, clients = load_settings(self.places.configs), load_clients(self.places)
-        known = _all_places(settings, clients)
+        settings = load_settings(self.places.configs)
+        known = settings.all_places(self._clients().clients.values())
         if unknown := [name for name in names if name not in known]:
             raise UsageError(f"There is no place {unknown[0]!r}; there is {', '.join(known) or 'none'}.")
-        done: dict[str, str | None] = {}
-        for name in names or known:
-            place = settings.place(name, clients.clients)
-            if place is not None:
-                done[name] = self._try(name, place, settings)
-        return done
+        return {name: self._try(name, known[name], settings) for name in names or known}
 
     def _try(self, name: str, place: Place, settings: Settings) -> str | None:
         now, environment = datetime.now(UTC), settings.environment or self.places.env
         message_id = secrets.token_hex(16)
         said = "This is a test of the way from healthingest to this place; nothing is wrong."
         message = Message(
-            message_id, "test", "test", "info", environment, f"test: {name}", (Item(message_id, None, said),), now,
+            message_id, "test", "test", "info", environment, name, (Item(message_id, None, said),), now,
             message_id, closes=True,
         )  # fmt: skip
         try:
@@ -188,7 +171,7 @@ class Watch:
             self._read[found] = load_clients(self.places)
         return self._read[found]
 
-    def dispatch(self, settings: Settings, clients: ClientSet, now: datetime) -> tuple[int, int]:
+    def dispatch(self, settings: Settings, known: Mapping[str, Place], now: datetime) -> tuple[int, int]:
         """Send what is due; how many messages went out, and how many attempts failed."""
         counts = {True: 0, False: 0}
         with self.store.sending() as mine:
@@ -197,22 +180,20 @@ class Watch:
             until = time.monotonic() + _SENDING_SECONDS
             busy: set[str] = set()
             last: dict[str, float] = {}
-            threaded = frozenset(n for n, p in _all_places(settings, clients).items() if p in _THREADED)
+            threaded = frozenset(name for name, place in known.items() if place.kind in _THREADED)
             for parcel in parcels(self.store.load().book, settings, threaded, now):
-                if parcel.place in busy or time.monotonic() > until:
+                place = known.get(parcel.place)  # one that is no more is dropped by the next look
+                if place is None or parcel.place in busy or time.monotonic() > until:
                     continue
                 time.sleep(max(0.0, last.get(parcel.place, 0.0) + _BETWEEN_SECONDS - time.monotonic()))
-                done = self._send(parcel, settings, clients, now)
+                done = self._send(parcel, place, settings, now)
                 last[parcel.place] = time.monotonic()
                 counts[done] += 1
                 if not done:
                     busy.add(parcel.place)
         return counts[True], counts[False]
 
-    def _send(self, parcel: Parcel, settings: Settings, clients: ClientSet, now: datetime) -> bool:
-        place = settings.place(parcel.place, clients.clients)
-        if place is None:  # `drop_unknown` takes it out with the next look
-            return False
+    def _send(self, parcel: Parcel, place: Place, settings: Settings, now: datetime) -> bool:
         try:
             reply_to = send(place, parcel.message, self.env)
         except SendError as error:
@@ -248,13 +229,3 @@ def desk_of(places: Places, settings: Settings, clients: ClientSet, now: datetim
         return [name for name, _ in found if not (kind == "place_failing" and name == thing)]
 
     return Desk(settings, settings.environment or places.env, places_for, now)
-
-
-def _all_places(settings: Settings, clients: ClientSet) -> dict[str, str]:
-    """Every place's name and kind."""
-    own = [place for client in clients.clients.values() for place in places_of(client, settings).items()]
-    return {name: place.kind for name, place in [*settings.places.items(), *own]}
-
-
-def _names(settings: Settings, clients: ClientSet) -> list[str]:
-    return list(_all_places(settings, clients))

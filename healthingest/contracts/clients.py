@@ -31,6 +31,8 @@ _PINNED = {
     "client_id", "contract", "source", "columns", "transform", "rules", "quality", "schema_evolution", "silver",
     "policies",
 }  # fmt: skip
+#: How a config names a secret that it must not hold.
+SECRET_REFERENCE = re.compile(r"env:[A-Za-z_][A-Za-z0-9_]*|file:.+")
 CLIENT_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,62}")
 
 
@@ -144,7 +146,7 @@ class ClientConfig(Strict):
         for place, target in value.items():
             if place not in {"slack", "teams", "pagerduty", "email"}:
                 raise ValueError("a client's own places are slack, teams, pagerduty and email")
-            if not re.fullmatch(r"env:[A-Za-z_][A-Za-z0-9_]*|file:.+", target):
+            if not SECRET_REFERENCE.fullmatch(target):
                 raise ValueError(f"{place} must name its secret as env:VARIABLE or file:PATH, never hold it")
         return value
 

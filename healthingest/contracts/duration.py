@@ -1,4 +1,4 @@
-"""How a duration is written in YAML and on the command line: 30m, 24h, 7d."""
+"""How a duration is written in YAML and on the command line (30m, 24h, 7d), and how it is told."""
 
 import re
 from datetime import timedelta
@@ -14,6 +14,11 @@ def _duration(value: object) -> object:
     if not match:
         raise ValueError("write a duration like 30m, 24h or 7d")
     return timedelta(**{_UNITS[match[2]]: int(match[1])})
+
+
+def in_hours(duration: timedelta) -> str:
+    """How a duration is told: hours, with one digit."""
+    return f"{duration.total_seconds() / 3600:.1f} h"
 
 
 Duration = Annotated[timedelta, BeforeValidator(_duration)]

@@ -129,7 +129,7 @@ class Audit(Table):
             known = {file_id: table.transaction_version(_app_id(file_id)) for file_id in wanted}
             new = [row for file_id, row in wanted.items() if known[file_id] is None]
             if new:
-                ranks = {_app_id(row["file_id"]): _rank(row) for row in new}
+                ranks = {_app_id(row["file_id"]): rank_of(row) for row in new}
                 frame = pl.DataFrame(new, schema=SCHEMA)
                 write_deltalake(table, frame, mode="append", writer_properties=ZSTD, commit_properties=commit(ranks))
             return {row["file_id"] for row in new}
@@ -139,7 +139,7 @@ class Audit(Table):
 
     def _replace(self, row: Mapping[str, Any]) -> bool:
         """Put a row in the place of its delivery's, if it outranks that."""
-        app_id, rank = _app_id(row["file_id"]), _rank(row)
+        app_id, rank = _app_id(row["file_id"]), rank_of(row)
 
         def attempt() -> bool:
             table = self.snapshot()
@@ -154,7 +154,13 @@ class Audit(Table):
         return retry(attempt)
 
 
-def _rank(row: Mapping[str, Any]) -> int:
+def over_limit(row: Mapping[str, Any]) -> bool:
+    """Whether more of a delivery's records were rejected than its client allows."""
+    return bool((row["invalid_ratio"] or 0) > (row["max_invalid_ratio"] or 0))
+
+
+def rank_of(row: Mapping[str, Any]) -> int:
+    """What a row outranks: it is replaced by rows of a higher rank only."""
     return _ACCEPTED if row["decision"] == "accepted" else _RANK[row["status"]]
 
 

@@ -53,15 +53,26 @@ class Exclusion:
             BusyError: others did not finish within `wait` seconds.
         """
         with self._file(client_id, "gate") as gate, self._file(client_id, "room") as room:
-            until = time.monotonic() + wait
+            until, told = time.monotonic() + wait, f"Others are at work on {client_id}; nothing was done, let them end."
             for lock in (gate, room):
-                while not _taken(lock):
+                if not _taken(lock):
                     if on_wait:
                         on_wait()
                         on_wait = None
-                    if time.monotonic() > until:
-                        raise BusyError(f"Others are at work on {client_id}; nothing was done, let them end.")
-                    time.sleep(_LOOK)
+                    _wait_for(lock, until, told)
+            yield
+
+    @contextlib.contextmanager
+    def only(self, what: str, *, wait: float) -> Iterator[None]:
+        """Be the only one at something that concerns no single client.
+
+        Raises:
+            BusyError: another one did not finish within `wait` seconds.
+        """
+        with self._file(f"_{what}", "lock") as lock:
+            if not _taken(lock):
+                told = f"Another process is at work on the {what}; let it end."
+                _wait_for(lock, time.monotonic() + wait, told)
             yield
 
     @contextlib.contextmanager
@@ -72,6 +83,18 @@ class Exclusion:
             yield fd
         finally:
             os.close(fd)
+
+
+def _wait_for(lock: int, until: float, told: str) -> None:
+    """Take a lock that others hold.
+
+    Raises:
+        BusyError: they hold it still, `until` being past (monotonic clock).
+    """
+    while not _taken(lock):
+        if time.monotonic() > until:
+            raise BusyError(told)
+        time.sleep(_LOOK)
 
 
 def _taken(lock: int) -> bool:

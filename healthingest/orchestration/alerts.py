@@ -10,6 +10,7 @@ import os
 import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import dagster as dg
@@ -27,7 +28,7 @@ from healthingest.orchestration.dagster_evidence import sources
 from healthingest.orchestration.events import feed_key, readable_errors
 from healthingest.orchestration.metadata import health_table
 from healthingest.places import Places
-from healthingest.report.health import COLUMNS, health
+from healthingest.report.health import health_of
 from healthingest.report.links import URL_VARIABLE
 
 INSTALLATION = dg.AssetKey("installation")
@@ -122,11 +123,12 @@ def _metadata(holding: Sequence[Alert]) -> Mapping[str, dg.MetadataValue]:
 
 def alert_sensor(places: Places) -> dg.SensorDefinition:
     """The sensor that looks at everything every few seconds and sends what is due."""
-    watches: dict[str, Watch] = {}
+    lasting = Watch.over(places)  # it remembers the configs, and what it has seen, from tick to tick
     drawn: dict[str, float] = {}
 
     def look(context: dg.SensorEvaluationContext) -> dg.SkipReason:
-        watch = watches.setdefault("own", Watch.over(places, sources(context.instance)))
+        # The instance is the tick's own.
+        watch = replace(lasting, sources={**lasting.sources, **sources(context.instance)})
         try:
             looked = watch.look()
         except (BusyError, ContentionError) as error:
@@ -135,7 +137,7 @@ def alert_sensor(places: Places) -> dg.SensorDefinition:
         context.update_cursor(json.dumps(_show(context.instance, looked, known)))
         for problem in looked.problems:
             context.log.warning(problem)
-        state = _state_of(looked)
+        state = _state_of(places, looked)
         if time.monotonic() - drawn.get(state, -_REDRAWN_SECONDS) >= _REDRAWN_SECONDS:
             drawn.clear()
             drawn[state] = time.monotonic()
@@ -165,21 +167,19 @@ def _said(looked: Looked) -> str:
     return " ".join([*said, *looked.problems])
 
 
-def _state_of(looked: Looked) -> str:
+def _state_of(places: Places, looked: Looked) -> str:
     """Tells one state that the overview shows from the next."""
-    version = Audit.at(looked.places.output).version()
+    version = Audit.at(places.output).version()
     alerts = sorted(f"{a.key} {a.state} {a.episode}" for a in looked.book.alerts.values())
     return f"{version} {hashlib.sha256(' '.join(alerts).encode()).hexdigest()}"
 
 
 def _publish(instance: dg.DagsterInstance, watch: Watch, looked: Looked) -> None:
     """Draw the overview page, and show the same on the audit asset."""
-    page = watch.write_overview(looked)
+    page = watch.write_overview(looked.book, looked.clients)
     base = os.environ.get(URL_VARIABLE)
     link = dg.MetadataValue.url(f"{base.rstrip('/')}/{page.name}") if base else dg.MetadataValue.path(page)
-    rows = Audit.at(looked.places.output).frame(COLUMNS).to_dicts()
-    clients = {client_id: looked.clients.clients[client_id] for client_id in looked.clients.active}
-    table = health_table(health(rows, clients, datetime.now(UTC)))
+    table = health_table(health_of(watch.places, looked.clients, datetime.now(UTC)))
     told = {"clients": table, "overview": link}
     instance.report_runless_asset_event(dg.AssetObservation("audit", description="All clients.", metadata=told))
 

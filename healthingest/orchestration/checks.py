@@ -1,12 +1,13 @@
 """The asset checks: did a delivery stay under its client's limit, do its counts add up, did each client deliver?"""
 
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 
 import dagster as dg
 import polars as pl
 
 from healthingest.contracts.clients import Client
+from healthingest.contracts.duration import in_hours
 from healthingest.model import Outcome
 from healthingest.orchestration.metadata import files_table, rules_table
 from healthingest.platform import Platform
@@ -143,7 +144,7 @@ def delivery_expected(platform: Platform, client: Client, now: datetime | None =
     now = now or datetime.now(UTC)
     first = min(rows["creation_date"].to_list())
     missing = freshness.missing_dates(rows["creation_date"].to_list(), first, now)
-    text = f"Last taken delivery {hours(now - last)} h ago; at most {hours(freshness.allowed)} h are allowed"
+    text = f"Last taken delivery {in_hours(now - last)} ago; at most {in_hours(freshness.allowed)} are allowed"
     text += " on working days." if freshness.calendar else "."
     text += f" No file for {', '.join(map(str, missing))}." if missing else ""
     return _expected(client, passed=not missing and freshness.late(last, now) is None, text=text, last=last)
@@ -157,11 +158,6 @@ def _expected(client: Client, *, passed: bool, text: str, last: datetime | None 
         description=text,
         metadata={"last delivery": dg.MetadataValue.timestamp(last)} if last else {},
     )
-
-
-def hours(duration: timedelta) -> str:
-    """Hours with one digit."""
-    return f"{duration.total_seconds() / 3600:.1f}"
 
 
 def store_check(

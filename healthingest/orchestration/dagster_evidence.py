@@ -176,63 +176,58 @@ def of_stuck_runs(scene: Scene, instance: dg.DagsterInstance) -> Found:
                     f"run_stuck{whose[1]}", text, firing=True, client_id=whose[0],
                     details=(("run", record.dagster_run.run_id),), link=scene.links.run(record.dagster_run.run_id),
                 )  # fmt: skip
-    holding = {(seen.client_id, seen.condition) for seen in stuck.values()}
-    over = [
-        scene.state(a.condition, "No such run is stuck any more.", firing=False, client_id=a.client_id)
-        for a in scene.book.alerts.values()
-        if a.open and a.condition.partition(":")[0] == "run_stuck" and (a.client_id, a.condition) not in holding
-    ]
-    return [*stuck.values(), *over], Seen()
+    return [*stuck.values(), *scene.over("run_stuck", stuck.values(), "No such run is stuck any more.")], Seen()
 
 
 # --- sensors, schedules, daemons ----------------------------------------------------------------------------------
 
 
+class _Ticked(NamedTuple):
+    """A sensor or schedule, as one code location has it."""
+
+    state: InstigatorState
+    #: Its latest tick that has ended; None: there is none.
+    tick: InstigatorTick | None
+    #: When it last ticked, in seconds since the epoch; when it was started, before its first tick; else 0.
+    last: float
+
+
 def of_ticks(scene: Scene, instance: dg.DagsterInstance, ticking: Sequence[Ticking]) -> Found:
     """Sensors and schedules that fail, do not tick, or were switched off."""
-    states: dict[str, InstigatorState] = {}
-    for state in instance.all_instigator_state():
-        known = states.get(state.instigator_name)
-        if known is None or _last(instance, state) >= _last(instance, known):
-            states[state.instigator_name] = state  # another code location may have had one of the name
+    wanted = {name for name, _ in ticking}
+    ticked = [_ticked(instance, s) for s in instance.all_instigator_state() if s.instigator_name in wanted]
+    # Another code location may have had one of the name: the one that ticked last counts.
+    latest = {one.state.instigator_name: one for one in sorted(ticked, key=lambda one: one.last)}
     found: list[Observation] = []
     for name, every in ticking:
-        if name in states:  # the daemon makes its state when it first sees it
-            found += _of_instigator(scene, instance, states[name], name, every)
+        if name in latest:  # the daemon makes its state when it first sees it
+            found += _of_instigator(scene, latest[name], name, every)
     return found, Seen()
 
 
-def _of_instigator(
-    scene: Scene, instance: dg.DagsterInstance, state: InstigatorState, name: str, every: timedelta
-) -> Iterator[Observation]:
-    tick = _last_tick(instance, state)
-    if tick is not None:
-        failing = tick.status == TickStatus.FAILURE
-        kind = (tick.error.cls_name if tick.error else None) or "an error"
+def _of_instigator(scene: Scene, ticked: _Ticked, name: str, every: timedelta) -> Iterator[Observation]:
+    if ticked.tick is not None:
+        failing = ticked.tick.status == TickStatus.FAILURE
+        kind = (ticked.tick.error.cls_name if ticked.tick.error else None) or "an error"
         text = f"The last tick of {name} failed with {kind}." if failing else f"{name} ticks well."
         yield scene.state(f"sensor_failing:{name}", text, firing=failing)
-    allowed = every + scene.settings.limits.silent_for
-    last = datetime.fromtimestamp(_last(instance, state), UTC)
-    if not state.is_running:
+    if not ticked.state.is_running:
         yield scene.state(f"not_ticking:{name}", f"{name} is switched off.", firing=True)
-    elif last.timestamp() > 0:
-        silent = scene.now - last > allowed
-        minutes = int((scene.now - last).total_seconds() // 60)
+    elif ticked.last > 0:
+        silence = scene.now - datetime.fromtimestamp(ticked.last, UTC)
+        silent = silence > every + scene.settings.limits.silent_for
+        minutes = int(silence.total_seconds() // 60)
         text = f"{name} last ticked {minutes} minutes ago." if silent else f"{name} ticks."
         yield scene.state(f"not_ticking:{name}", text, firing=silent)
 
 
-def _last_tick(instance: dg.DagsterInstance, state: InstigatorState) -> InstigatorTick | None:
-    ticks = instance.get_ticks(state.instigator_origin_id, state.selector_id, limit=2)
-    return next((tick for tick in ticks if tick.status != TickStatus.STARTED), None)
-
-
-def _last(instance: dg.DagsterInstance, state: InstigatorState) -> float:
-    """When it last ticked, in seconds since the epoch; when it was started, before its first tick; else 0."""
+def _ticked(instance: dg.DagsterInstance, state: InstigatorState) -> _Ticked:
     data = state.instigator_data
     started = getattr(data, "last_sensor_start_timestamp", None) or getattr(data, "start_timestamp", None) or 0.0
-    ticks = instance.get_ticks(state.instigator_origin_id, state.selector_id, limit=1)
-    return max(float(started), getattr(data, "last_tick_start_timestamp", None) or 0.0, *(t.timestamp for t in ticks))
+    ticks = instance.get_ticks(state.instigator_origin_id, state.selector_id, limit=2)
+    times = [float(started), getattr(data, "last_tick_start_timestamp", None) or 0.0, *(t.timestamp for t in ticks)]
+    ended = next((tick for tick in ticks if tick.status != TickStatus.STARTED), None)
+    return _Ticked(state, ended, max(times))
 
 
 def of_daemons(scene: Scene, instance: dg.DagsterInstance) -> Found:

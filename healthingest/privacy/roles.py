@@ -116,6 +116,17 @@ def issue(keyring: Keyring, name: str, role: Role) -> Keyring:
     return Keyring(keyring.keyring_id, keyring.created_at, {SHARED: own} | keys, role=name)
 
 
+def reason_given(reason: str, longest: int, *, needed: bool = True) -> str:
+    """Why somebody acts, as it is kept: one line of text.
+
+    Raises:
+        UsageError: it is not, or is missing where it is needed.
+    """
+    if len(reason) > longest or not reason.isprintable() or (needed and not reason.strip()):
+        raise UsageError(f"The reason must be one line of text, up to {longest} characters; nothing was done.")
+    return reason.strip()
+
+
 def actor() -> str:
     """Who is acting: the operating system's user, not what the environment (LOGNAME, USER) says of it."""
     try:

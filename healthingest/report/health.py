@@ -1,4 +1,4 @@
-"""How every client stands now, a line each, for the overview and for Dagster. Pure functions of audit rows."""
+"""How every client stands now, a line each, for the overview and for Dagster."""
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -6,7 +6,9 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from healthingest.contracts.clients import Client
+from healthingest.contracts.clients import Client, ClientSet
+from healthingest.lake.audit import Audit, over_limit
+from healthingest.places import Places
 
 Row = Mapping[str, Any]
 #: Columns of the audit table that it needs.
@@ -38,8 +40,7 @@ class ClientHealth:
         """Whether its latest delivery was not taken, or was over its limit and nobody has accepted that."""
         if self.last is None:
             return False
-        over = (self.last["invalid_ratio"] or 0) > (self.last["max_invalid_ratio"] or 0)
-        return self.last["status"] in {"held", "failed"} or (over and not self.last["decision"])
+        return self.last["status"] in {"held", "failed"} or (over_limit(self.last) and not self.last["decision"])
 
     @property
     def state(self) -> str:
@@ -58,6 +59,12 @@ def health(rows: Sequence[Row], clients: Mapping[str, Client], now: datetime) ->
         if row["client_id"]:
             mine[row["client_id"]].append(row)
     return [_health(client_id, mine[client_id], client, now) for client_id, client in sorted(clients.items())]
+
+
+def health_of(places: Places, clients: ClientSet, now: datetime) -> list[ClientHealth]:
+    """How the active clients of an installation stand."""
+    active = {client_id: clients.clients[client_id] for client_id in clients.active}
+    return health(Audit.at(places.output).frame(COLUMNS).to_dicts(), active, now)
 
 
 def _health(client_id: str, rows: Sequence[Row], client: Client, now: datetime) -> ClientHealth:

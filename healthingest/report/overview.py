@@ -4,15 +4,14 @@ A static file, `output/reports/overview.html`, made anew by the watch; no keys a
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from healthingest.contracts.clients import Client, ClientSet
-from healthingest.lake.audit import Audit
+from healthingest.alerting.book import Alert
+from healthingest.contracts.clients import ClientSet
 from healthingest.places import Places
 from healthingest.report.charts import sparkline
-from healthingest.report.health import COLUMNS, ClientHealth, health
+from healthingest.report.health import ClientHealth, health_of
 from healthingest.report.page import render
 from healthingest.report.write import write_page
 
@@ -20,23 +19,8 @@ _TREND = 30
 _ORDER = ["bad", "late", "never", "fine"]
 
 
-@dataclass(frozen=True)
-class ShownAlert:
-    """What the page says of one alert."""
-
-    condition: str
-    client_id: str | None
-    severity: str
-    #: firing, acknowledged or resolved.
-    state: str
-    since: datetime
-    summary: str
-    acknowledged_by: str | None = None
-    resolved_at: datetime | None = None
-
-
 def overview_page(
-    clients: Sequence[ClientHealth], problems: Sequence[str], alerts: Sequence[ShownAlert], now: datetime,
+    clients: Sequence[ClientHealth], problems: Sequence[str], alerts: Sequence[Alert], now: datetime,
     links: Mapping[str, str],
 ) -> str:  # fmt: skip
     """The page; `problems`: what is wrong with configs; `links`: client -> its own page, relative to this one."""
@@ -76,7 +60,7 @@ def _row(client: ClientHealth, alerts: int, now: datetime, links: Mapping[str, s
     }
 
 
-def _alert(alert: ShownAlert, now: datetime) -> dict[str, object]:
+def _alert(alert: Alert, now: datetime) -> dict[str, object]:
     ended = alert.resolved_at
     return vars(alert) | {"age": age(now - alert.since), "ended": age(now - ended) if ended else None}
 
@@ -95,13 +79,11 @@ def overview_path(places: Places) -> Path:
     return places.output / "reports" / "overview.html"
 
 
-def write_overview(places: Places, clients: ClientSet, alerts: Sequence[ShownAlert]) -> Path:
+def write_overview(places: Places, clients: ClientSet, alerts: Sequence[Alert]) -> Path:
     """Draw the page of an installation anew."""
     now = datetime.now(UTC)
-    rows = Audit.at(places.output).frame(COLUMNS).to_dicts()
-    active: dict[str, Client] = {client_id: clients.clients[client_id] for client_id in clients.active}
-    links = {c: f"{c}/index.html" for c in active if (places.output / "reports" / c / "index.html").exists()}
+    links = {c: f"{c}/index.html" for c in clients.active if (places.output / "reports" / c / "index.html").exists()}
     problems = [str(problem) for problem in clients.problems]
     target = overview_path(places)
-    write_page(target, overview_page(health(rows, active, now), problems, alerts, now, links))
+    write_page(target, overview_page(health_of(places, clients, now), problems, alerts, now, links))
     return target

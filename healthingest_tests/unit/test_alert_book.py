@@ -272,7 +272,7 @@ def test_whatever_happens_every_place_hears_of_each_beginning_before_its_end_and
     book, out = all_sent(book, now + 4 * HOUR)
     told += out
     for key, alert in book.alerts.items():
-        heard = [(p.message.kind, number) for p in told for k, number in p.notices if k == key]
+        heard = [(p.message.kind, number) for p in told for k, number in p.notices.items() if k == key]
         assert len({number for _, number in heard}) == len(heard)
         open_now = False
         for kind in (kind for kind, _ in heard):

@@ -233,7 +233,8 @@ def test_an_installation_that_is_watched_before_its_first_file_gets_its_keys_all
     places = places_in(tmp_path)
     shutil.copytree(CONTRACTS, places.configs / "contracts")
     (places.configs / "acme.yaml").write_text("client_id: acme\n")
-    Watch.over(places).write_overview(Watch.over(places).look())
+    Watch.over(places).look()
+    Watch.over(places).write_overview()
     assert Platform.open(places).keyring.clients == ["acme"]
 
 

@@ -6,12 +6,13 @@ from pathlib import Path
 
 import pytest
 
+from healthingest.alerting.book import Alert
 from healthingest.alerting.watch import Watch
 from healthingest.lake.audit import Audit
 from healthingest.orchestration.metadata import health_table
 from healthingest.platform import Platform
 from healthingest.report.health import COLUMNS, health
-from healthingest.report.overview import ShownAlert, age, overview_page
+from healthingest.report.overview import age, overview_page
 from healthingest_tests.conftest import csv_of, deliver, install, line
 
 BAD = [line(f"X{n}", zip="1") for n in range(4)]
@@ -44,9 +45,14 @@ class Page(HTMLParser):
         return next(row for row in self.rows if row and row[0] == first)
 
 
+def _drawn(watch: Watch, later: timedelta) -> str:
+    looked = watch.look(NOW + later)
+    return watch.write_overview(looked.book, looked.clients).read_text()
+
+
 def drawn(home: Platform, later: timedelta = timedelta()) -> Page:
     watch = Watch.over(home.places)
-    return Page(watch.write_overview(watch.look(NOW + later)).read_text())
+    return Page(_drawn(watch, later))
 
 
 def test_every_client_stands_there_as_it_is_the_bad_ones_first(tmp_path: Path) -> None:
@@ -74,7 +80,10 @@ def test_it_needs_no_keys_and_shows_what_is_wrong_with_a_config(home: Platform) 
 
 
 def test_no_text_of_a_sender_becomes_a_tag() -> None:
-    hostile = ShownAlert("unroutable", None, "warning", "firing", NOW, "<script>alert(1)</script>.csv leads nowhere")
+    hostile = Alert(
+        "test", None, "unroutable", "warning", "firing", "<script>alert(1)</script>.csv leads nowhere", (), "",
+        since=NOW, seen_at=NOW, changed_at=NOW,
+    )  # fmt: skip
     text = overview_page([], ["<b>broken</b>"], [hostile], NOW, {})
     assert "<script>" not in text
     assert "<b>broken" not in text
