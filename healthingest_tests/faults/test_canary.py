@@ -194,8 +194,9 @@ def test_who_holds_the_keys_reads_the_values_and_who_exports_without_identifiers
 
 
 def test_every_file_got_its_audit_row(used: Path) -> None:
-    files = sorted((used / "home" / "output" / "checkpoint" / "audit").rglob("part-*.parquet"))
-    rows = pl.concat([pl.read_parquet(f, glob=False).select("file_name", "status") for f in files])
+    # The table as it stands: the files of earlier versions still hold the row that the release replaced.
+    rows = pl.read_delta(str(used / "home" / "output" / "checkpoint" / "audit")).select("file_name", "status")
+    assert rows["file_name"].is_unique().all()
     assert dict(rows.rows()) == {
         "acme_20250106.csv": "succeeded",
         "acme_20250107.csv": "succeeded",
