@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
 
 import dagster as dg
+from dagster._core.errors import DagsterUserCodeUnreachableError
 from dagster._core.scheduler.instigation import InstigatorState, InstigatorTick, TickStatus
 
 from healthingest.alerting.conditions import Observation
@@ -21,6 +22,8 @@ _OVERLAP = timedelta(minutes=10)
 _FIRST = timedelta(hours=1)
 _RUNS = 500
 _EXCERPT = 5
+#: What a tick fails with that found no code server.
+_CUT_OFF = DagsterUserCodeUnreachableError.__name__
 _ENDED = [dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE]
 _WAITING = [dg.DagsterRunStatus.QUEUED, dg.DagsterRunStatus.NOT_STARTED]
 _AT_WORK = [dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING]
@@ -152,7 +155,7 @@ def _excerpt(instance: dg.DagsterInstance, run: dg.DagsterRun) -> tuple[tuple[st
         event = record.event_log_entry.dagster_event
         if event is not None:
             at = datetime.fromtimestamp(record.event_log_entry.timestamp, UTC).strftime("%H:%M:%S")
-            lines.append(f"{at} {event.event_type_value}{f' {event.step_key}' if event.step_key else ''}")
+            lines.append(f"{at} {event.event_type.name}{f' {event.step_key}' if event.step_key else ''}")
     return (("log", "\n".join(reversed(lines[:_EXCERPT]))),) if lines else ()
 
 
@@ -186,7 +189,7 @@ class _Ticked(NamedTuple):
     """A sensor or schedule, as one code location has it."""
 
     state: InstigatorState
-    #: Its latest tick that has ended; None: there is none.
+    #: Its latest tick that has ended and tells of the code; None: there is none.
     tick: InstigatorTick | None
     #: When it last ticked, in seconds since the epoch; when it was started, before its first tick; else 0.
     last: float
@@ -224,10 +227,12 @@ def _of_instigator(scene: Scene, ticked: _Ticked, name: str, every: timedelta) -
 def _ticked(instance: dg.DagsterInstance, state: InstigatorState) -> _Ticked:
     data = state.instigator_data
     started = getattr(data, "last_sensor_start_timestamp", None) or getattr(data, "start_timestamp", None) or 0.0
-    ticks = instance.get_ticks(state.instigator_origin_id, state.selector_id, limit=2)
+    ticks = instance.get_ticks(state.instigator_origin_id, state.selector_id, limit=3)
     times = [float(started), getattr(data, "last_tick_start_timestamp", None) or 0.0, *(t.timestamp for t in ticks)]
-    ended = next((tick for tick in ticks if tick.status != TickStatus.STARTED), None)
-    return _Ticked(state, ended, max(times))
+    ended = [tick for tick in ticks if tick.status != TickStatus.STARTED]
+    # Whoever stops or reloads the code server cuts a tick off; a server that stays away fails the next one too.
+    cut_off = bool(ended and ended[0].error and ended[0].error.cls_name == _CUT_OFF)
+    return _Ticked(state, next(iter(ended[cut_off:]), None), max(times))
 
 
 def of_daemons(scene: Scene, instance: dg.DagsterInstance) -> Found:
