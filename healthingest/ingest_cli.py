@@ -90,13 +90,13 @@ def _ingest(
 
     `left`: also what somebody registered and died before deciding; its landed file may be gone.
     """
-    from healthingest.bulk import GROUP, Problem, ingest_bronze, ingest_paths, ingest_undecided
+    from healthingest.bulk import Problem, ingest_bronze, ingest_paths, ingest_undecided
 
     run_id = f"cli-{os.getpid()}"
     outcomes: list[Outcome] = []
     problems: list[dict[str, Any]] = []
     total = len(list(platform.lake.bronze.all())) if from_bronze else len(paths)
-    with telling(platform, total // GROUP) as tell, _progress("ingest", total) as show:
+    with telling(platform, total) as tell, _progress("ingest", total) as show:
 
         def shown(text: str) -> None:
             show(text, 0)
@@ -158,21 +158,41 @@ def _progress(what: str, total: int) -> "Iterator[Show]":
 
 
 @contextmanager
-def telling(platform: "Platform", groups: int) -> "Iterator[Callable[[list[Outcome]], None]]":
-    """How to tell Dagster, where there is one. The ingest itself is done by then and must not be lost.
+def telling(platform: "Platform", files: int) -> "Iterator[Callable[[list[Outcome]], None]]":
+    """How to tell Dagster, where there is one, of what `files` files came to. The ingest itself is done by then.
 
-    Of a history in a process of its own: telling a file's story costs Dagster about as much as the file costs us.
+    It is told in lots: opening its databases costs as much as telling a dozen files.
     """
+    from healthingest.bulk import GROUP
+
     if not os.environ.get("DAGSTER_HOME"):
         yield lambda _outcomes: None
         return
     os.environ.setdefault("DAGSTER_DISABLE_TELEMETRY", "1")
-    if groups <= 1:
-        yield lambda outcomes: _say_if(_tell(platform.places, outcomes))
+    lot: list[Outcome] = []
+    with _teller(platform.places, beside=files >= 2 * GROUP) as tell:
+
+        def add(outcomes: "list[Outcome]") -> None:
+            lot.extend(outcomes)
+            if len(lot) >= GROUP:
+                tell(lot.copy())
+                lot.clear()
+
+        try:
+            yield add
+        finally:
+            tell(lot)
+
+
+@contextmanager
+def _teller(places: "Places", *, beside: bool) -> "Iterator[Callable[[list[Outcome]], None]]":
+    """How to tell of one lot; `beside`: in a process of its own, since it costs about as much as the ingest itself."""
+    if not beside:
+        yield lambda outcomes: _say_if(_tell(places, outcomes))
         return
     with ProcessPoolExecutor(1, mp_context=mp.get_context("spawn")) as pool:
         told: list[Future[str | None]] = []
-        yield lambda outcomes: told.append(pool.submit(_tell, platform.places, outcomes))
+        yield lambda outcomes: told.append(pool.submit(_tell, places, outcomes))
         problems = [problem for future in told if (problem := _result(future))]
     _say_if(problems[0] if problems else None)
 

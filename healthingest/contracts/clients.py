@@ -6,7 +6,7 @@ A broken config takes only its own client out; everything else goes on.
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -233,10 +233,15 @@ class ClientSet:
         return [client_id for client_id, client in self.clients.items() if client.config.active]
 
 
+#: Column of silver -> whether it is a number, a year, and the client who has it.
+_Types = dict[str, tuple[bool, str]]
+
+
 def load_clients(places: Places) -> ClientSet:
     """Load every `client_configs/*.yaml`; a file that cannot be used becomes a problem, never an exception."""
     clients: dict[str, Client] = {}
     problems: list[ConfigError] = []
+    types: _Types = {}
     for file in sorted([*places.configs.glob("*.yaml"), *places.configs.glob("*.yml")]):
         if file.name in {"roles.yaml", "alerts.yaml"} or file.name.startswith("."):
             continue
@@ -248,7 +253,7 @@ def load_clients(places: Places) -> ClientSet:
                     file=file,
                     key="client_id",
                 )
-            _refuse_other_type(client, clients.values(), file)
+            _refuse_other_type(client, types, file)
         except ConfigError as error:
             problems.append(error)
         else:
@@ -256,14 +261,14 @@ def load_clients(places: Places) -> ClientSet:
     return ClientSet(dict(sorted(clients.items())), tuple(problems))
 
 
-def _refuse_other_type(client: Client, others: Iterable[Client], file: Path) -> None:
-    """Silver has one type per column, whoever's it is."""
-    mine = _years_in_silver(client)
-    for other in others:
-        theirs = _years_in_silver(other)
-        if differ := sorted(target for target in mine.keys() & theirs.keys() if mine[target] != theirs[target]):
-            raise ConfigError(f"{other.client_id} has a column {differ[0]} of another type; call this one otherwise.",
+def _refuse_other_type(client: Client, types: "_Types", file: Path) -> None:
+    """Silver has one type per column, whoever's it is; `types` is given this client's columns."""
+    mine = {name: (year, client.client_id) for name, year in _years_in_silver(client).items()}
+    for name in sorted(mine.keys() & types.keys()):
+        if mine[name][0] != types[name][0]:
+            raise ConfigError(f"{types[name][1]} has a column {name} of another type; call this one otherwise.",
                               file=file, key="policies")  # fmt: skip
+    types |= mine | types
 
 
 def _years_in_silver(client: Client) -> dict[str, bool]:

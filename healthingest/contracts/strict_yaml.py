@@ -63,12 +63,30 @@ def load(file: Path) -> Document:
     Raises:
         ConfigError: it cannot be read, is not one mapping, repeats a key or holds an ambiguous plain value.
     """
+    return document_of(file, text_of(file))
+
+
+def text_of(file: Path) -> str:
+    """What a file says.
+
+    Raises:
+        ConfigError: it cannot be read, or is no UTF-8.
+    """
     try:
         text = file.read_text(encoding="utf-8") if file.is_file() else None  # a pipe would be waited for, for ever
     except (OSError, UnicodeDecodeError):
         text = None
     if text is None:
         raise ConfigError("the file cannot be read as UTF-8 text.", file=file)
+    return text
+
+
+def document_of(file: Path, text: str) -> Document:
+    """One YAML mapping from the text of a file.
+
+    Raises:
+        ConfigError: it is not one mapping, repeats a key or holds an ambiguous plain value.
+    """
     try:
         node = yaml.compose(text, Loader=yaml.SafeLoader)
     except yaml.MarkedYAMLError as error:

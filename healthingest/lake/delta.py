@@ -27,6 +27,7 @@ from deltalake import (
 from deltalake.exceptions import CommitFailedError
 
 from healthingest.errors import AccountingError, ContentionError, HealthingestError
+from healthingest.lake.log_entry import CHECKPOINT_EVERY
 
 #: Snapshots tried before a writer gives up; with the waits below about 40 s.
 ATTEMPTS = 25
@@ -34,6 +35,8 @@ ATTEMPTS = 25
 _SLICE = 65_536
 T = TypeVar("T")
 _LOG_RETENTION = "delta.logRetentionDuration"
+#: Of every table: its property, and what it is.
+_ALWAYS = {"delta.checkpointInterval": str(CHECKPOINT_EVERY)}
 ZSTD = WriterProperties(compression="ZSTD")
 
 
@@ -186,9 +189,9 @@ class Table:
     def shorten_log(self, keep: timedelta) -> int:
         """Write a checkpoint and drop log entries older than `keep`; returns how many files the log has fewer."""
         table = self.snapshot()
-        retention = f"interval {max(keep.days, 1)} days"
-        if table.metadata().configuration.get(_LOG_RETENTION) != retention:
-            table.alter.set_table_properties({_LOG_RETENTION: retention})
+        wanted = _ALWAYS | {_LOG_RETENTION: f"interval {max(keep.days, 1)} days"}
+        if not wanted.items() <= table.metadata().configuration.items():
+            table.alter.set_table_properties(wanted)
         log = self.path / "_delta_log"
         table = self.snapshot()
         table.create_checkpoint()
@@ -207,7 +210,7 @@ class Table:
             partition_by=list(self.partition_by),
             name=self.path.name,
             description=self.description,
-            configuration=dict(self.configuration),
+            configuration=_ALWAYS | dict(self.configuration),
             raise_if_key_not_exists=False,
         )
 

@@ -3,7 +3,7 @@
 import itertools
 import json
 import re
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -226,6 +226,16 @@ def test_a_commits_metadata_holds_the_counts_of_the_delivery(home: Platform) -> 
 # --- what the tables look like --------------------------------------------------------------------------------
 
 MEMBER_COLUMNS = {"gender", "state", "birth_year", "zip3"}
+
+
+def test_a_log_is_summed_up_every_twenty_commits_and_older_tables_are_told_to_by_maintenance(home: Platform) -> None:
+    for number in range(21):
+        deliver(home, f"acme_202501{number + 1:02}.csv", csv_of(line(f"M{number}")))
+    for table in (home.lake.silver, home.lake.audit, home.lake.sightings):
+        assert list((table.path / "_delta_log").glob("*20.checkpoint*")), table.path.name
+    DeltaTable(home.lake.audit.uri).alter.set_table_properties({"delta.checkpointInterval": "100"})
+    home.lake.audit.shorten_log(timedelta(days=30))
+    assert DeltaTable(home.lake.audit.uri).metadata().configuration["delta.checkpointInterval"] == "20"
 
 
 def test_the_tables_have_the_columns_of_the_design(home: Platform) -> None:

@@ -291,7 +291,7 @@ def test_a_handle_older_than_the_log_conflicts(root: Path) -> None:
 def test_no_file_of_an_entry_that_stands_in_the_log_is_deleted_whatever_comes_after_it(
     root: Path, place: Any, name: str, error: type[BaseException], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(log_entry, "_CHECKPOINT_EVERY", 1)
+    monkeypatch.setattr(log_entry, "CHECKPOINT_EVERY", 1)
     done = getattr(place, name)
 
     def stopped_after(*given: Any, **named: Any) -> None:
