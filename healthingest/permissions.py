@@ -1,7 +1,8 @@
 """Who can get at an installation's files, and what of that is wider than its three principals need.
 
-Ingestion owns everything. A steward reads quarantine, audit and silver; an analyst silver and the vault, whose columns
-their keyrings open or do not; both add to the chain of events. `deploy/posix/setup.sh` makes it so. Others get nothing.
+Ingestion owns everything. A steward reads quarantine, audit, alerts and silver; an analyst silver and the vault, whose
+columns their keyrings open or do not; both add to the chain of events. `deploy/posix/setup.sh` makes it so. Others get
+nothing.
 """
 
 import os
@@ -14,7 +15,10 @@ from pathlib import Path
 from healthingest.places import Places
 
 #: Below the output folder: what a group may reach.
-_SHARED = ("silver", "vault", "quarantine", "checkpoint/audit", "checkpoint/events", "checkpoint/sightings", "reports")
+_SHARED = (
+    "silver", "vault", "quarantine", "reports",
+    *(f"checkpoint/{name}" for name in ("audit", "alerts", "alert_mutes", "events", "sightings")),
+)  # fmt: skip
 #: Files of the output folder that every reader needs.
 _NOTES = ("keyring.id", "keyring.generations")
 _MOST = 50_000

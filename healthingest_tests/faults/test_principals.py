@@ -27,6 +27,7 @@ pytestmark = pytest.mark.skipif(
 _AS = """
 import os, pwd, sys, tempfile
 from pathlib import Path
+import healthingest.alerting.watch
 from healthingest.hardening import harden
 from healthingest.platform import Platform
 from healthingest.reading import read_silver
@@ -90,7 +91,9 @@ def test_each_principal_can_do_its_work_and_no_more(root: Path) -> None:
 
     ingest = """
 from healthingest.ingest import ingest, register
+from healthingest.alerting.watch import Watch
 p = Platform.open(); o = ingest(p, register(p, p.places.landing / "acme_20250102.csv"), run_id="x"); print(o.status)
+Watch.over(p.places).look()
 """
     done = as_user(INGESTION, home, keys[INGESTION], ingest)
     assert done.stdout == "succeeded\n", done.stderr
@@ -106,10 +109,17 @@ print(f.height, f["city"].to_list(), f["first_name"].to_list(), f["state"].to_li
     rejected = "import polars as pl; p = Platform.open(); print(p.lake.quarantine.frame(['reasons']).height)"
     assert as_user(STEWARD, home, keys[STEWARD], rejected).stdout == "1\n"
 
+    alerts = """
+from healthingest.alerting.store import AlertStore
+print(len(AlertStore.at(Platform.open().places.output).load().book.alerts))
+"""
+    assert as_user(STEWARD, home, keys[STEWARD], alerts).stdout == "0\n"
+
     places = home.places
     for name, code in {
         ANALYST: [
             rejected,
+            alerts,
             f"print(open('{keys[INGESTION]}').read())",
             f"import os; os.listdir('{places.landing}')",
             f"import os; os.listdir('{places.output}')",
