@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from healthingest.command import Json, command_of
-from healthingest.errors import UsageError
+from healthingest.errors import HealthingestError, UsageError, system_sentence
 from healthingest.show import print_json, print_table
 
 if TYPE_CHECKING:
@@ -34,7 +34,9 @@ def list_command(
 
     Example: healthingest alerts list --client acme
     """
-    book = _watch().store.load().book
+    watch = _watch()
+    _known(watch, client, condition)
+    book = watch.store.load().book
     found = [a for a in _sorted(book) if _is(a, client, condition) and (all_ or a.open)]
     if as_json:
         print_json({"alerts": [_plain(alert) for alert in found], "mutes": [vars(mute) for mute in book.mutes]})
@@ -157,16 +159,25 @@ def watch_command(
     Example: healthingest alerts watch --every 60
     """
     watch = _watch(with_dagster=True)
-    while True:
-        looked = watch.look()
-        watch.write_overview(looked.book, looked.clients)
-        if as_json:
-            print_json(_looked(looked))
-        else:
-            _say(looked)
-        if not every:
-            return 1 if looked.problems or looked.failed else 0
+    while every:  # it outlives a look that fails: it is there to notice what has died
+        try:
+            _look(watch, as_json=as_json)
+        except (HealthingestError, OSError) as error:
+            said = str(error) if isinstance(error, HealthingestError) else system_sentence(error)
+            typer.echo(f"healthingest: {said}", err=True)
         time.sleep(every)
+    looked = _look(watch, as_json=as_json)
+    return 1 if looked.problems or looked.failed else 0
+
+
+def _look(watch: "Watch", *, as_json: bool) -> "Looked":
+    looked = watch.look()
+    if as_json:
+        print_json(_looked(looked))
+    else:
+        _say(looked)
+    watch.write_overview(looked.book, looked.clients)
+    return looked
 
 
 # --- shown --------------------------------------------------------------------------------------------------------
@@ -263,8 +274,10 @@ def _known(watch: "Watch", client: str | None, condition: str | None) -> None:
     if condition is not None and kind_of(condition) not in CONDITIONS:
         raise UsageError(f"There is no condition {condition!r}; there is {', '.join(CONDITIONS)}.")
     clients = load_clients(watch.places)
-    if client is not None and client not in clients.clients:
-        raise UsageError(f"There is no client {client!r}; there is {', '.join(clients.clients)}.")
+    told_of = {alert.client_id for alert in watch.store.load().book.alerts.values() if alert.client_id}
+    known = sorted({*clients.clients, *(problem.file.stem for problem in clients.problems), *told_of})
+    if client is not None and client not in known:
+        raise UsageError(f"There is no client {client!r}; there is {', '.join(known) or 'none'}.")
 
 
 def _duration(text: str) -> timedelta:

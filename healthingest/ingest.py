@@ -312,7 +312,9 @@ def _recorded(
         )  # fmt: skip
     decision = recorded(platform, delivery.file_id)
     judged = judge_quality(quality, decision.counts, delivery, platform.lake.audit)
-    outcome = decision.of(replace(outcome, file_breaches=judged.file))
+    # What a person says of it later makes it no later: the client has not delivered since.
+    since = row["ingestion_time"] if row and row["status"] == status else None
+    outcome = decision.of(replace(outcome, file_breaches=judged.file, ingested_at=since))
     written = platform.lake.audit.put([outcome], run_id=run_id, started_at=started_at)
     return replace(outcome, fresh=bool(written) and verdict is not None)
 

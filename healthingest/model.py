@@ -169,6 +169,8 @@ class Outcome:
     error_kind: str | None = None
     #: What a person decided about it, where somebody did.
     verdict: Verdict | None = None
+    #: When it was first recorded as what it is; None: now.
+    ingested_at: datetime | None = None
     #: One sentence where there is something to say: why it failed or was held, or a warning.
     message: str | None = None
 

@@ -36,12 +36,12 @@ def close_delivery(
             reason is not one line of text.
         BusyError: others did not finish with the client within `wait` seconds.
     """
-    reason = reason_given(reason, _LONGEST_REASON)
+    reason = reason_given(reason.strip().rstrip("."), _LONGEST_REASON)
     with platform.lake.exclusion.alone(delivery.client_id, wait=wait):
         now = platform.current(delivery.client_id)
         verdict = now.lake.decisions.of(delivery.client_id, delivery.file_id)
         if verdict is None:
-            wanted = verdict_of(_word(now, delivery, wish), by, reason.rstrip("."))
+            wanted = verdict_of(_word(now, delivery, wish), by, reason)
             now.lake.events.append(delivery.client_id, wanted.decision, "", {
                 "who": by, "file_id": delivery.file_id, "reason": wanted.decision_reason,
             })  # fmt: skip

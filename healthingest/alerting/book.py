@@ -15,6 +15,9 @@ from healthingest.alerting.message import Kind, Severity
 from healthingest.alerting.settings import Settings
 
 State = Literal["firing", "acknowledged", "resolved"]
+#: Kinds that tell a place that something holds, and those of them that begin a conversation.
+SAYS_OPEN = frozenset({"firing", "flapping", "reminder"})
+OPENING = frozenset({"firing", "flapping"})
 NoticeState = Literal["waiting", "sent", "given_up"]
 #: So long what was last said of a state that still holds is good enough.
 _STATE_STANDS = timedelta(hours=1)
@@ -45,7 +48,9 @@ class Notice:
     sent_at: datetime | None = None
     #: Why the last attempt failed.
     problem: str | None = None
-    #: Id of the message that it was part of, in an attempt that failed.
+    #: Since when the place refuses it, in words that will not change by themselves.
+    refused_since: datetime | None = None
+    #: Id of the message that it is part of, once that was tried.
     tried_as: str | None = None
     #: The conversation it was said in, and what the place answered to that conversation's first message.
     thread: str | None = None
@@ -98,7 +103,7 @@ class Alert:
     @property
     def told_open(self) -> list[Notice]:
         """Those of them that say that it holds."""
-        return [n for n in self.told if n.kind in {"firing", "flapping", "reminder"}]
+        return [n for n in self.told if n.kind in SAYS_OPEN]
 
 
 def key_of(environment: str, client_id: str | None, condition: str) -> str:
@@ -153,10 +158,10 @@ class Desk:
 
 def observe(book: Book, observations: Iterable[Observation], desk: Desk) -> Book:
     """The book after some observations, in their order, and after the time that has passed."""
-    alerts = dict(book.alerts)
+    alerts = _renamed(book, desk)
     for seen in observations:
         key = key_of(desk.environment, seen.client_id, seen.condition)
-        before = alerts.get(key)
+        before = _steady(alerts[key], desk) if key in alerts else None
         if after := _seen(before, seen, desk, _muted(book, before or _new(seen, desk), desk)):
             alerts[key] = after
     alerts = {key: _passed(alert, desk, muted=_muted(book, alert, desk)) for key, alert in alerts.items()}
@@ -172,6 +177,13 @@ def acknowledge(book: Book, key: str, by: str, reason: str, desk: Desk) -> Book:
     )  # fmt: skip
     text = f"{by} has taken this on{f': {reason}' if reason else ''}."
     return book.with_alert(_notify(taken, "acknowledged", desk, summary=text, places=_places_told(alert)))
+
+
+def _renamed(book: Book, desk: Desk) -> dict[str, Alert]:
+    """The alerts by key; those that hold go along where the installation has got another name."""
+    stay = {key: alert for key, alert in book.alerts.items() if alert.environment == desk.environment or not alert.open}
+    moved = [replace(alert, environment=desk.environment) for key, alert in book.alerts.items() if key not in stay]
+    return {alert.key: alert for alert in moved} | stay
 
 
 # --- one observation ----------------------------------------------------------------------------------------------
@@ -232,8 +244,8 @@ def _tell_resolved(alert: Alert, desk: Desk) -> Alert:
 
 
 def _places_told(alert: Alert) -> list[str]:
-    """Places that were told, or are to be told, of the latest firing."""
-    return list(dict.fromkeys(n.place for n in alert.told_open))
+    """Places that were told, or are to be told, of the latest firing; not those that never took it."""
+    return list(dict.fromkeys(n.place for n in alert.told_open if n.state != "given_up"))
 
 
 def _notify(
@@ -247,24 +259,33 @@ def _notify(
         )
         for place_no, place in enumerate(desk.places_for(alert) if places is None else places, 1)
     ]  # fmt: skip
-    return replace(alert, notices=(*_trimmed(alert.notices), *made))
+    return replace(alert, notices=(*_trimmed(alert), *made))
 
 
-def _trimmed(notices: Sequence[Notice]) -> list[Notice]:
-    done = [n.no for n in notices if n.state != "waiting"]
+def _trimmed(alert: Alert) -> list[Notice]:
+    """Its latest notices, and those that opened the conversations that go on."""
+    done = [n.no for n in alert.notices if n.state != "waiting"]
     old = set(done[: max(0, len(done) - _KEPT)])
-    return [n for n in notices if n.no not in old]
+    old -= {n.no for n in alert.told if n.kind in OPENING}
+    return [n for n in alert.notices if n.no not in old]
 
 
 # --- time passes --------------------------------------------------------------------------------------------------
 
 
+def _steady(alert: Alert, desk: Desk) -> Alert:
+    """An alert that came and went, once it has stayed as it is for long enough."""
+    if not alert.flapping or desk.now - alert.changed_at < desk.settings.timing.flapping.steady:
+        return alert
+    alert = replace(alert, flapping=False)
+    return alert if alert.open else _tell_resolved(alert, desk)
+
+
 def _passed(alert: Alert, desk: Desk, *, muted: bool) -> Alert:
     """What is due by the clock: the end of flapping, of a mute, and reminders."""
-    if alert.flapping and desk.now - alert.changed_at >= desk.settings.timing.flapping.steady:
-        alert = replace(alert, flapping=False)
-        if not alert.open:
-            return _tell_resolved(alert, desk)
+    was_flapping, alert = alert.flapping, _steady(alert, desk)
+    if was_flapping and not alert.flapping and alert.state == "firing" and alert.told_open and not muted:
+        return _notify(alert, "reminder", desk, summary=f"It has stayed. {alert.summary}")
     if muted or alert.state != "firing" or alert.flapping:
         return alert
     if not alert.told_open:  # it began while it was muted, or no place was known then

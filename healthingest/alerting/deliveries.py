@@ -21,19 +21,29 @@ _OVERLAP = timedelta(hours=1)
 _COLUMNS = [
     "file_id", "client_id", "file_name", "creation_date", "delivery_no", "status", "records", "accepted", "rejected",
     "invalid_ratio", "max_invalid_ratio", "rules", "file_breaches", "extra_columns", "message", "error_kind",
-    "decision", "decided_by", "ingestion_time",
+    "decision", "decided_by", "decided_at", "ingestion_time",
 ]  # fmt: skip
 _RULES = 5
 
 
 def of_deliveries(scene: Scene) -> Found:
     """What rows that nobody has looked at yet say; on a first look, of each client's latest alone."""
-    rows = _new_rows(scene)
-    told = _standing(rows, scene) if scene.loaded.first else rows
-    noted = [row for row in rows if row["ingestion_time"] > rows[-1]["ingestion_time"] - _OVERLAP]
-    seen = Seen({f"file/{row['file_id']}": rank_of(row) for row in noted}, _latest(rows))
+    mark = scene.loaded.watermark("audit")
+    first = mark.timestamp() <= 0
+    rows = _new_rows(scene, None if first else mark - _OVERLAP)
+    latest = max([mark, *([scene.now] if first and not rows else []), *(_known_at(row) for row in rows)])
+    # Marks are kept in whole seconds: what the next look may find again must be noted from there.
+    noted = [row for row in rows if _known_at(row) > latest.replace(microsecond=0) - _OVERLAP]
+    seen = Seen({f"file/{row['file_id']}": rank_of(row) for row in noted}, {"audit": latest})
     held = _held(scene)
+    told = _standing(rows, scene) if first else rows
     return [found for row in told for found in of_row(row, scene, held)], seen
+
+
+def _known_at(row: Row) -> datetime:
+    """When a row came to say what it says."""
+    moments: list[datetime] = [row["ingestion_time"], *([row["decided_at"]] if row["decided_at"] else [])]
+    return max(moments)
 
 
 def _standing(rows: Sequence[Row], scene: Scene) -> list[Row]:
@@ -43,19 +53,16 @@ def _standing(rows: Sequence[Row], scene: Scene) -> list[Row]:
     return [*latest.values(), *(row for row in rows if row["status"] == "unroutable" and row["file_name"] in there)]
 
 
-def _new_rows(scene: Scene) -> list[Row]:
-    new = None if scene.loaded.first else pl.col("ingestion_time") > scene.loaded.watermark("audit") - _OVERLAP
-    rows = scene.audit.frame(_COLUMNS, new).sort("ingestion_time").to_dicts()
+def _new_rows(scene: Scene, since: datetime | None) -> list[Row]:
+    new = None if since is None else (pl.col("ingestion_time") > since) | (pl.col("decided_at") > since)
+    rows = sorted(scene.audit.frame(_COLUMNS, new).to_dicts(), key=_known_at)
     return [row for row in rows if scene.loaded.rank(f"file/{row['file_id']}") < rank_of(row)]
 
 
-def _latest(rows: Sequence[Row]) -> dict[str, datetime]:
-    return {"audit": rows[-1]["ingestion_time"]} if rows else {}
-
-
 def _held(scene: Scene) -> Mapping[str, int]:
-    """Client -> how many of its deliveries are held."""
-    held = scene.deliveries.filter(pl.col("status") == "held")
+    """Client -> how many of its deliveries are held, and are the latest of their names."""
+    latest = scene.deliveries.sort("delivery_no").group_by("client_id", "file_name").last()
+    held = latest.filter(pl.col("status") == "held")
     return dict(held.group_by("client_id").len().iter_rows())
 
 
@@ -65,37 +72,63 @@ def of_row(row: Row, scene: Scene, held: Mapping[str, int]) -> Iterator[Observat
         text = f"{row['file_name']}: {row['message']}"
         yield _observation("unroutable", row, scene, text, firing=True)
         return
-    taken = row["status"] == "succeeded"
-    yield from _quality(row, scene, held.get(row["client_id"], 0))
-    if taken:
-        yield _observation("changed_file", row, scene, _changed(row), firing=row["delivery_no"] > 1)
-        extra = row["extra_columns"] or 0
-        said = f"{row['file_name']} has {extra} column(s) that the contract does not know; they stay in bronze."
-        fine = f"{row['file_name']} has the columns of the contract."
-        yield _observation("contract_drift", row, scene, said if extra else fine, firing=bool(extra))
-        said = " ".join(row["file_breaches"] or ())
-        fine = f"{row['file_name']} has as many records as expected."
-        accepted = row["decision"] is not None
-        yield _observation("file_rules", row, scene, said or fine, firing=bool(said) and not accepted)
+    if row["status"] == "failed":
+        yield _observation("delivery_failed", row, scene, f"{row['file_name']}: {row['message']}", firing=True)
+        return
+    yield _held_ones(row, scene, held.get(row["client_id"], 0))
+    if row["decision"] == "accepted":  # it was told of when it was taken; what holds of it is no longer wrong
+        yield from (seen for seen in _taken(row, scene) if not seen.firing and _is_on(row, seen.condition, scene))
+    elif row["status"] == "succeeded":
+        yield from (seen for seen in _taken(row, scene) if seen.firing or _counts(row, seen.condition, scene))
 
 
-def _quality(row: Row, scene: Scene, still_held: int) -> Iterator[Observation]:
-    name, status = row["file_name"], row["status"]
-    share = f"{row['invalid_ratio'] or 0:.1%} of {row['records'] or 0:,} records were rejected"
-    if status == "failed":
-        yield _observation("delivery_failed", row, scene, f"{name}: {row['message']}", firing=True)
-    elif status == "held":
-        yield _observation("delivery_held", row, scene, f"{name} is held. {row['message'] or ''}".strip(), firing=True)
-    else:
-        by = f" ({row['decision']} by {row['decided_by']})" if row["decision"] else ""
-        left = f" Deliveries still held: {still_held}." if still_held else ""
-        ended = f"{name} was discarded{by}." if status == "discarded" else f"{name} was taken: {share}{by}."
-        yield _observation("delivery_held", row, scene, ended + left, firing=False)
-        if status == "succeeded":
-            yield _observation("delivery_failed", row, scene, ended, firing=False)
-            over = over_limit(row) and not row["decision"]
-            told = f"{name}: {share}, over the limit of {row['max_invalid_ratio']:.1%}." if over else ended
-            yield _observation("invalid_ratio", row, scene, told, firing=over)
+def _counts(row: Row, condition: str, scene: Scene) -> bool:
+    """Whether a good delivery ends an alert: one that was released ends none on a later one."""
+    alert = scene.alert(row["client_id"], condition)
+    on = dict(alert.details).get("date", "") if alert else ""
+    return not row["decision"] or on <= str(row["creation_date"])
+
+
+def _is_on(row: Row, condition: str, scene: Scene) -> bool:
+    """Whether an open alert is on a delivery."""
+    alert = scene.alert(row["client_id"], condition)
+    return alert is not None and dict(alert.details).get("file id") == row["file_id"]
+
+
+def _held_ones(row: Row, scene: Scene, still_held: int) -> Observation:
+    if row["status"] == "held":
+        text = f"{row['file_name']} is held. {row['message'] or ''}".strip()
+        return _observation("delivery_held", row, scene, text, firing=True)
+    left = f" Deliveries still held: {still_held}." if still_held else ""
+    return _observation("delivery_held", row, scene, _ended(row) + left, firing=bool(still_held))
+
+
+def _ended(row: Row) -> str:
+    """How a delivery that nobody need do anything about ended."""
+    by = f" ({row['decision']} by {row['decided_by']})" if row["decision"] else ""
+    if row["status"] == "succeeded":
+        return f"{row['file_name']} was taken: {_share(row)}{by}."
+    return f"{row['file_name']} was {row['status']}{by}."
+
+
+def _share(row: Row) -> str:
+    return f"{row['invalid_ratio'] or 0:.1%} of {row['records'] or 0:,} records were rejected"
+
+
+def _taken(row: Row, scene: Scene) -> Iterator[Observation]:
+    """What a delivery that is in silver says; a person's word makes its numbers right."""
+    name, ended = row["file_name"], _ended(row)
+    yield _observation("delivery_failed", row, scene, ended, firing=False)
+    over = over_limit(row) and not row["decision"]
+    told = f"{name}: {_share(row)}, over the limit of {row['max_invalid_ratio']:.1%}." if over else ended
+    yield _observation("invalid_ratio", row, scene, told, firing=over)
+    yield _observation("changed_file", row, scene, _changed(row), firing=row["delivery_no"] > 1)
+    extra = row["extra_columns"] or 0
+    said = f"{name} has {extra} column(s) that the contract does not know; they stay in bronze."
+    fine = f"{name} has the columns of the contract."
+    yield _observation("contract_drift", row, scene, said if extra else fine, firing=bool(extra))
+    said, fine = " ".join(row["file_breaches"] or ()), f"{name} has as many records as expected."
+    yield _observation("file_rules", row, scene, said or fine, firing=bool(said) and not row["decision"])
 
 
 def _changed(row: Row) -> str:

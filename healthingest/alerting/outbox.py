@@ -10,13 +10,13 @@ from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
-from healthingest.alerting.book import Alert, Book, Notice
+from healthingest.alerting.book import OPENING, SAYS_OPEN, Alert, Book, Notice
 from healthingest.alerting.conditions import condition_of, kind_of
 from healthingest.alerting.message import SEVERITIES, Item, Message
 from healthingest.alerting.settings import Settings, Timing
 
-#: Kinds that begin a thread.
-_OPENING = frozenset({"firing", "flapping"})
+#: No place is left alone for longer, whatever it asks for.
+_LONGEST_WAIT = 3600.0
 #: How long a message is tried that its place refuses for good: time to mend a revoked key.
 _REFUSED_FOR = timedelta(hours=1)
 #: Clients that a title names.
@@ -47,7 +47,7 @@ def parcels(book: Book, settings: Settings, threaded: frozenset[str], now: datet
     groups: dict[tuple[str, ...], list[tuple[Alert, Notice]]] = defaultdict(list)
     for alert, notice in _next(book):
         if notice.place not in blocked:
-            thread = _thread_of(alert, notice) if notice.place in threaded and notice.kind not in _OPENING else ""
+            thread = _thread_of(alert, notice) if notice.place in threaded and notice.kind not in OPENING else ""
             cause = kind_of(alert.condition)
             # What was tried once is tried again as it was: who got it after all can tell by the message's id.
             groups[notice.place, cause, notice.kind, thread, notice.tried_as or ""].append((alert, notice))
@@ -77,7 +77,7 @@ def _thread_of(alert: Alert, notice: Notice) -> str:
 def _opening_of(alert: Alert, notice: Notice) -> Notice | None:
     """The notice that opened the conversation on this firing at a place, if it was sent."""
     mine = [n for n in alert.notices if n.place == notice.place and n.episode == notice.episode and n.state == "sent"]
-    return next((n for n in mine if n.kind in _OPENING), None)
+    return next((n for n in mine if n.kind in OPENING), None)
 
 
 def _parcel(book: Book, group: Sequence[tuple[Alert, Notice]]) -> Parcel:
@@ -86,7 +86,7 @@ def _parcel(book: Book, group: Sequence[tuple[Alert, Notice]]) -> Parcel:
     threads = {_thread_of(alert, n) for alert, n in group}
     ids = {alert.key: n.no for alert, n in group}
     digest = hashlib.sha256("\x1f".join(f"{notice.place} {key} {no}" for key, no in ids.items()).encode()).hexdigest()
-    if notice.kind in _OPENING:
+    if notice.kind in OPENING:
         thread = first.key if len(group) == 1 else digest[:32]
     else:
         thread = threads.pop() if len(threads) == 1 else digest[:32]
@@ -101,8 +101,8 @@ def _parcel(book: Book, group: Sequence[tuple[Alert, Notice]]) -> Parcel:
         items=tuple(Item(alert.key, alert.client_id, n.summary, n.details, n.link) for alert, n in group),
         at=min(n.made_at for _, n in group),
         thread=thread,
-        closes=notice.kind == "resolved" and not _left_open(book, thread, notice.place, ids),
-        reply_to=opening.reply_to if opening and notice.kind not in _OPENING else None,
+        closes=notice.kind in _LEFT and not _LEFT[notice.kind](book, thread, notice.place, ids),
+        reply_to=opening.reply_to if opening and notice.kind not in OPENING else None,
     ), ids)  # fmt: skip
 
 
@@ -114,31 +114,70 @@ def _title(group: Sequence[tuple[Alert, Notice]]) -> str:
     return f"{kind}{f': {named}{more}' if named else ''}"
 
 
+def _left_unacknowledged(book: Book, thread: str, place: str, but: Container[str]) -> bool:
+    """Whether nobody has taken on another alert that was told of in this thread and holds."""
+    return any(
+        alert.state == "firing" and any(n.place == place and n.thread == thread for n in alert.told_open)
+        for key, alert in book.alerts.items() if key not in but
+    )  # fmt: skip
+
+
 def _left_open(book: Book, thread: str, place: str, but: Container[str]) -> bool:
     """Whether another alert that was told of in this thread still holds, or its end is yet to be told."""
     for key, alert in book.alerts.items():
         if key in but:
             continue
-        opened = [n for n in alert.told if n.place == place and n.thread == thread and n.kind in _OPENING]
-        told_end = any(n.place == place and n.kind == "resolved" and n.state == "sent" for n in alert.told)
+        opened = [n for n in alert.told if n.place == place and n.thread == thread and n.kind in OPENING]
+        told_end = any(n.place == place and n.kind == "resolved" and n.state != "waiting" for n in alert.told)
         if opened and not told_end:
             return True
     return False
 
 
-# --- after an attempt ---------------------------------------------------------------------------------------------
+#: Kind that ends something -> whether others of its thread are left in that state.
+_LEFT: Mapping[str, Callable[[Book, str, str, Container[str]], bool]] = {
+    "resolved": _left_open, "acknowledged": _left_unacknowledged,
+}  # fmt: skip
 
 
-def sent(book: Book, parcel: Parcel, reply_to: str | None, now: datetime) -> Book:
-    """The book once a parcel has arrived."""
+# --- before and after an attempt --------------------------------------------------------------------------------------
+
+
+def begun(book: Book, parcel: Parcel) -> Book:
+    """The book before an attempt: whoever dies in it leaves a message that is tried again as it was, by its id."""
+    return _changed(book, parcel.holds, lambda notice: replace(notice, tried_as=parcel.message.message_id))
+
+
+def sent(book: Book, parcel: Parcel, reply_to: str | None, now: datetime, problem: str | None = None) -> Book:
+    """The book once a parcel has arrived; `problem`: not with everybody whom it was for.
+
+    Of what still holds and the place never took, it is told now that it takes messages again.
+    """
 
     def mark(notice: Notice) -> Notice:
         return replace(
-            notice, state="sent", attempts=notice.attempts + 1, sent_at=now, problem=None,
+            notice, state="sent", attempts=notice.attempts + 1, sent_at=now, problem=problem, refused_since=None,
             thread=parcel.message.thread, reply_to=reply_to or parcel.message.reply_to,
         )  # fmt: skip
 
-    return _changed(book, parcel.holds, mark)
+    book = _changed(book, parcel.holds, mark)
+    missed = [alert for alert in book.alerts.values() if alert.state == "firing" and _missed(alert, parcel.place)]
+    return replace(book, alerts={**book.alerts, **{a.key: _told_again(a, parcel.place, now) for a in missed}})
+
+
+def _missed(alert: Alert, place: str) -> bool:
+    """Whether a place was to be told that an alert holds, and nothing of that arrived or is on its way."""
+    states = {n.state for n in alert.told_open if n.place == place}
+    return states == {"given_up"}
+
+
+def _told_again(alert: Alert, place: str, now: datetime) -> Alert:
+    lost = next(n for n in reversed(alert.told_open) if n.place == place)
+    again = Notice(
+        max(n.no for n in alert.notices) + 1, "firing", place, alert.episode, alert.severity, alert.summary,
+        alert.details, alert.link or lost.link, made_at=now, due_at=now,
+    )  # fmt: skip
+    return replace(alert, notices=(*alert.notices, again))
 
 
 def refused(
@@ -149,23 +188,42 @@ def refused(
 
     `permanent`: the place refused it, and will until somebody mends the place or the message.
     """
-    longest, patience = timing.retry_longest_seconds, _REFUSED_FOR if permanent else timing.give_up_after
+    longest = timing.retry_longest_seconds
 
     def mark(notice: Notice) -> Notice:
-        pause = longest if permanent else min(timing.retry_first_seconds * 2**notice.attempts, longest)
+        refused_since = (notice.refused_since or now) if permanent else None
+        lost = now - notice.made_at > timing.give_up_after
+        lost = lost or (refused_since is not None and now - refused_since > _REFUSED_FOR)
+        pause = longest if permanent else min(timing.retry_first_seconds * 2 ** min(notice.attempts, 20), longest)
+        pause = min(retry_after or pause, _LONGEST_WAIT)
         return replace(
-            notice, state="given_up" if now - notice.made_at > patience else "waiting", attempts=notice.attempts + 1,
-            problem=problem, due_at=now + timedelta(seconds=retry_after or pause), tried_as=parcel.message.message_id,
+            notice, state="given_up" if lost else "waiting", attempts=notice.attempts + 1, problem=problem,
+            due_at=now + timedelta(seconds=pause), tried_as=parcel.message.message_id, refused_since=refused_since,
         )  # fmt: skip
 
-    return _changed(book, parcel.holds, mark)
+    return _without_pointless(_changed(book, parcel.holds, mark), parcel)
 
 
-def drop_unknown(book: Book, known: Container[str]) -> Book:
-    """The book without hope for notices to places that are no longer in the settings."""
+def _without_pointless(book: Book, parcel: Parcel) -> Book:
+    """Nobody is told of the end of what he was never told of."""
+    said = "The place did not take what this belongs to."
+
+    def pointless(key: str, notice: Notice) -> bool:
+        if key not in parcel.notices or notice.place != parcel.place or notice.state != "waiting":
+            return False
+        mine = [n for n in book.alerts[key].notices if n.place == parcel.place and n.episode == notice.episode]
+        heard = any(n.kind in SAYS_OPEN and n.state != "given_up" for n in mine)
+        return notice.kind not in SAYS_OPEN and not heard
+
+    return _changed(book, pointless, lambda notice: replace(notice, state="given_up", problem=said))
+
+
+def drop_unknown(book: Book, known: Container[str], timing: Timing, now: datetime) -> Book:
+    """The book without hope for old notices to places that are not in the settings; they may come back until then."""
 
     def hopeless(_: str, notice: Notice) -> bool:
-        return notice.state == "waiting" and notice.place not in known
+        old = now - notice.made_at > timing.give_up_after
+        return notice.state == "waiting" and notice.place not in known and old
 
     said = "There is no such place any more."
     return _changed(book, hopeless, lambda notice: replace(notice, state="given_up", problem=said))

@@ -6,6 +6,7 @@ sentence without the secret, the address or the message. Documented limits of th
 
 import logging
 import os
+import re
 import smtplib
 import ssl
 from collections.abc import Callable, Iterator, Mapping
@@ -25,12 +26,10 @@ from healthingest.errors import HealthingestError
 _TOO_MANY = 429
 #: Answers that the same message will get again: a revoked key, a channel that is gone, a payload that is refused.
 _REFUSALS = frozenset({400, 401, 403, 404, 405, 410, 413, 415, 422})
-_SLACK_REFUSALS = frozenset(
-    {
-        "invalid_auth", "account_inactive", "token_revoked", "not_authed", "channel_not_found", "is_archived",
-        "not_in_channel", "missing_scope", "invalid_blocks", "msg_too_long", "no_permission", "token_expired",
-    }
-)  # fmt: skip
+#: Slack's errors that go by themselves (https://docs.slack.dev/reference/methods/chat.postMessage, "Errors").
+_SLACK_PASSING = frozenset(
+    {"internal_error", "fatal_error", "service_unavailable", "request_timeout", "team_added_to_org"}
+)
 _ICONS = {"firing": "🔴", "reminder": "🔴", "flapping": "🟠", "acknowledged": "👀", "resolved": "✅", "test": "🔧"}
 _MILD = "🟡"
 Env = Mapping[str, str]
@@ -47,16 +46,28 @@ class SendError(HealthingestError):
         super().__init__(message)
 
 
+class PartlySentError(SendError):
+    """A place took a message, though not for everybody whom it was for."""
+
+
 def send(place: Place, message: Message, env: Env = os.environ) -> str | None:
     """Send it, once; returns what later messages of its thread refer to, where the place has such a thing.
 
     Raises:
         SendError: the place did not take it.
+        PartlySentError: it did, and not for all; sending it again would double it for the others.
     """
     try:
         return _SENDERS[type(place)](place, message, env)
     except SecretError as error:
         raise SendError(str(error)) from None
+    except SendError:
+        raise
+    except Exception as error:  # noqa: BLE001 - whatever its settings or a library made of them; one place, not all
+        said = (
+            f"No message could be made for a place of kind {place.kind} ({type(error).__name__}); look at its settings"
+        )
+        raise SendError(f"{said}.", permanent=True) from None
 
 
 # --- Slack: https://docs.slack.dev/reference/block-kit/blocks (header 150, section 3,000 characters, 50 blocks)
@@ -90,9 +101,9 @@ def _slack_bot(place: SlackBot, message: Message, env: Env) -> str | None:
     except SlackApiError as error:
         status, headers = error.response.status_code, error.response.headers
         said = str(error.response.get("error", "")) if isinstance(error.response.data, dict) else ""
-        if said in _SLACK_REFUSALS:
-            raise SendError(f"Slack refused the message: {said}.", permanent=True) from None
-        _refuse("Slack", _TOO_MANY if said in {"ratelimited", "rate_limited"} else status, headers)
+        if said in {"ratelimited", "rate_limited"} or not re.fullmatch("[a-z_]{1,60}", said):
+            _refuse("Slack", _TOO_MANY if said else status, headers)
+        raise SendError(f"Slack refused the message: {said}.", permanent=said not in _SLACK_PASSING) from None
     return str(answer["ts"]) if answer.get("ts") else None
 
 
@@ -162,10 +173,10 @@ def _tell_pagerduty(client: Any, message: Message) -> None:  # noqa: ANN401 - th
     if message.kind == "resolved" and message.closes:
         client.resolve(message.thread)
         return
-    if message.kind == "acknowledged":
+    if message.kind == "acknowledged" and message.closes:
         client.acknowledge(message.thread)
         return
-    # An end that leaves others of its group open is told to the same incident, which stays open.
+    # A word on one alert of a group that leaves others as they are is told to the same incident, which goes on.
     details = {f"{n}. {p.text}": "; ".join(f"{k}: {v}" for k, v in p.details) for n, p in enumerate(parts(message), 1)}
     links = list(dict.fromkeys(p.link for p in parts(message) if p.link))[:5]
     client.trigger(
@@ -174,6 +185,8 @@ def _tell_pagerduty(client: Any, message: Message) -> None:  # noqa: ANN401 - th
         links=[{"href": link, "text": "look"} for link in links],
         payload={"class": message.condition, "timestamp": message.at.isoformat(), "group": message.environment},
     )  # fmt: skip
+    if message.kind == "test":
+        client.resolve(message.thread)
 
 
 # --- mail -------------------------------------------------------------------------------------------------------------
@@ -182,7 +195,7 @@ _SUBJECT = 200
 
 
 def _email(place: Email, message: Message, env: Env) -> None:
-    to = place.to if isinstance(place.to, list) else [one.strip() for one in secret(place.to, env).split(",")]
+    to = place.to if isinstance(place.to, list) else re.split(r"[,;\s]+", secret(place.to, env).strip(" ,;"))
     domain = place.sender.rpartition("@")[2].strip("<> ") or "healthingest"
     mail = EmailMessage()
     mail["Subject"], mail["From"], mail["To"] = headline(message, _SUBJECT), place.sender, ", ".join(to)
@@ -198,9 +211,11 @@ def _email(place: Email, message: Message, env: Env) -> None:
             with _connected(place) as server:
                 if place.user and password:
                     server.login(place.user, password)
-                server.send_message(mail)
+                refused = server.send_message(mail)
         except smtplib.SMTPException as error:
             raise _of_smtp(error) from None
+    if refused:
+        raise PartlySentError(f"The mail server refused {len(refused)} of {len(to)} recipients.")
 
 
 @contextmanager
@@ -321,11 +336,11 @@ def _refuse(who: str, status: int, headers: Mapping[str, Any]) -> Never:
 
 def _seconds(value: str) -> float | None:
     """Retry-After, as seconds or as a date (RFC 9110, section 10.2.3)."""
-    if value.strip().isdigit():
+    if re.fullmatch("[0-9]{1,9}", value.strip()):
         return float(value)
     try:
         return max(0.0, (parsedate_to_datetime(value) - datetime.now(UTC)).total_seconds())
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, OverflowError):
         return None
 
 

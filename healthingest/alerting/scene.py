@@ -8,12 +8,13 @@ from typing import Any
 
 import polars as pl
 
-from healthingest.alerting.book import Book
+from healthingest.alerting.book import Alert, Book
 from healthingest.alerting.conditions import Observation, kind_of
 from healthingest.alerting.links import Links
 from healthingest.alerting.settings import Settings
 from healthingest.alerting.store import Loaded, Seen
 from healthingest.contracts.clients import ClientSet
+from healthingest.errors import ConfigError
 from healthingest.lake.audit import Audit
 from healthingest.places import Places
 
@@ -33,6 +34,10 @@ class Scene:
     loaded: Loaded
     now: datetime
     links: Links
+    #: Names of the places that there are now.
+    known_places: frozenset[str] = frozenset()
+    #: What in alerts.yaml can be read and would tell nobody.
+    doubts: tuple[ConfigError, ...] = ()
 
     @property
     def book(self) -> Book:
@@ -47,8 +52,13 @@ class Scene:
     @cached_property
     def deliveries(self) -> pl.DataFrame:
         """What became of every file, in the order they were decided: read once for all sources of a look."""
-        columns = ["client_id", "file_id", "file_name", "creation_date", "status", "ingestion_time"]
+        columns = ["client_id", "file_id", "file_name", "creation_date", "delivery_no", "status", "ingestion_time"]
         return self.audit.frame(columns).sort("ingestion_time")
+
+    def alert(self, client_id: str | None, condition: str) -> Alert | None:
+        """The alert on a condition of a client, if it holds."""
+        mine = (a for a in self.book.alerts.values() if (a.client_id, a.condition) == (client_id, condition))
+        return next((alert for alert in mine if alert.open), None)
 
     def state(
         self, condition: str, text: str, *, firing: bool, client_id: str | None = None,

@@ -4,7 +4,9 @@ Secrets stand only as `env:VARIABLE` or `file:PATH`; they are read when a messag
 file there are no places but those that clients name themselves; alerts are kept and shown all the same.
 """
 
+import contextlib
 import os
+import secrets
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -12,7 +14,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, StrictInt, StrictStr, field_validator, model_validator
 
-from healthingest.alerting.conditions import kind_of
+from healthingest.alerting.conditions import CONDITIONS, kind_of
 from healthingest.alerting.message import SEVERITIES, Severity
 from healthingest.contracts import strict_yaml
 from healthingest.contracts.clients import SECRET_REFERENCE, Client
@@ -128,20 +130,29 @@ Place = Annotated[Slack | SlackBot | PagerDuty | Email | Webhook | Teams, Field(
 # --- who gets what, when ------------------------------------------------------------------------------------------
 
 
+def _condition(value: str) -> str:
+    if kind_of(value) not in CONDITIONS:
+        raise ValueError(f"there is no such condition; there is {', '.join(CONDITIONS)}")
+    return value
+
+
+ConditionName = Annotated[StrictStr, AfterValidator(_condition)]
+
+
 class Route(Strict):
     """Which messages go to which places; what is left out asks for all."""
 
     to: list[Name] = Field(min_length=1)
     severity: list[Severity] = Field(default_factory=list)
     clients: list[StrictStr] = Field(default_factory=list)
-    conditions: list[StrictStr] = Field(default_factory=list)
+    conditions: list[ConditionName] = Field(default_factory=list)
 
     def takes(self, condition: str, client_id: str | None, severity: Severity) -> bool:
         """Whether an alert goes this way."""
         return (
             (not self.severity or severity in self.severity)
             and (not self.clients or client_id in self.clients)
-            and (not self.conditions or kind_of(condition) in self.conditions)
+            and (not self.conditions or bool({condition, kind_of(condition)} & {*self.conditions}))
         )
 
 
@@ -149,7 +160,7 @@ class Flapping(Strict):
     """When an alert that comes and goes is damped."""
 
     #: So many firings within `within` are one too many.
-    firings: StrictInt = Field(default=4, ge=2)
+    firings: StrictInt = Field(default=4, ge=2, le=20)
     within: Duration = timedelta(hours=1)
     #: So long it must be steady before anything more is said of it.
     steady: Duration = timedelta(minutes=30)
@@ -159,7 +170,7 @@ class Timing(Strict):
     """How patient the watch is."""
 
     #: After so long what still fires, and nobody has acknowledged, is told again.
-    remind_every: Duration = timedelta(hours=24)
+    remind_every: Duration = Field(default=timedelta(hours=24), ge=timedelta(minutes=1))
     #: So long a message waits for others with the same cause.
     group_wait_seconds: StrictInt = Field(default=15, ge=0, le=60)
     flapping: Flapping = Field(default_factory=Flapping)
@@ -198,7 +209,10 @@ class Window(Strict):
         moment = datetime.fromisoformat(value) if isinstance(value, str) else value
         if not isinstance(moment, datetime) or moment.tzinfo is None:
             raise ValueError("write a time with its zone, like 2026-12-24T18:00:00-05:00")
-        return moment.astimezone(UTC)
+        try:
+            return moment.astimezone(UTC)
+        except OverflowError:
+            raise ValueError("write a time that a calendar has in every zone, like 2099-12-31T00:00:00+00:00") from None
 
     @model_validator(mode="after")
     def _forward(self) -> "Window":
@@ -221,7 +235,7 @@ class Settings(Strict):
     places: dict[Name, Place] = Field(default_factory=dict)
     routes: list[Route] = Field(default_factory=list)
     #: Condition -> severity, instead of the condition's own.
-    severities: dict[StrictStr, Severity] = Field(default_factory=dict)
+    severities: dict[ConditionName, Severity] = Field(default_factory=dict)
     timing: Timing = Field(default_factory=Timing)
     limits: Limits = Field(default_factory=Limits)
     maintenance: list[Window] = Field(default_factory=list)
@@ -278,6 +292,29 @@ def _own_place(kind: str, reference: str, settings: Settings) -> Place | None:
     return mail.model_copy(update={"to": reference, "min_severity": "info"}) if kind == "email" and mail else None
 
 
+def doubts(configs: Path, settings: Settings, clients: Mapping[str, Client], *, all_known: bool) -> list[ConfigError]:
+    """What can be read, and would silently tell nobody.
+
+    `all_known`: every client's config could be read, so that a name that is not among them is nobody's.
+    """
+    found = [
+        ConfigError(
+            f"{client.client_id} asks for mail, and no place of kind email in alerts.yaml names a mail server.",
+            file=configs / FILE, key="places",
+        )
+        for client in clients.values()
+        if "email" in client.config.alerts and f"{client.client_id}/email" not in places_of(client, settings)
+    ]  # fmt: skip
+    named = [
+        *(("routes", r.clients) for r in settings.routes),
+        *(("maintenance", w.clients) for w in settings.maintenance),
+    ]
+    for key, names in named:
+        if all_known and (unknown := [name for name in names if name not in clients]):
+            found.append(ConfigError(f"there is no client {unknown[0]}.", file=configs / FILE, key=key))
+    return found
+
+
 def load_settings(configs: Path) -> Settings:
     """Read alerts.yaml; without it, the defaults.
 
@@ -285,12 +322,36 @@ def load_settings(configs: Path) -> Settings:
         ConfigError: it cannot be used; with file, line and key.
     """
     file = configs / FILE
-    return strict_yaml.load(file).parse(Settings) if file.exists() else Settings()
+    if not file.exists():
+        return Settings()
+    return strict_yaml.document_of(file, strict_yaml.text_of(file), empty=True).parse(Settings)
 
 
-def settings_or_default(configs: Path) -> tuple[Settings, ConfigError | None]:
-    """The settings, or the defaults and what is wrong: a mistake here must not silence the watch."""
+def settings_or_last(configs: Path, last: Path) -> tuple[Settings, ConfigError | None]:
+    """The settings, or those that could be read last, and what is wrong: a mistake here must not silence the watch.
+
+    `last` is where they are kept; they hold references to secrets, and no secret.
+    """
     try:
-        return load_settings(configs), None
+        if not configs.is_dir():
+            raise ConfigError("the folder of configs is not there.", file=configs)
+        settings = load_settings(configs)
     except ConfigError as error:
-        return Settings(), error
+        try:
+            return strict_yaml.document_of(last, strict_yaml.text_of(last), empty=True).parse(Settings), error
+        except ConfigError:
+            return Settings(), error
+    with contextlib.suppress(OSError, ConfigError):  # a full disk must not silence the watch either
+        _keep(strict_yaml.text_of(configs / FILE) if (configs / FILE).exists() else "", last)
+    return settings, None
+
+
+def _keep(text: str, last: Path) -> None:
+    if not last.exists() or last.read_text(encoding="utf-8") != text:
+        last.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        temporary = last.with_name(f".{secrets.token_hex(8)}.tmp")
+        try:
+            temporary.write_text(text, encoding="utf-8")
+            temporary.replace(last)
+        finally:
+            temporary.unlink(missing_ok=True)

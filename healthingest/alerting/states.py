@@ -70,11 +70,14 @@ def of_landing(scene: Scene) -> Found:
 
 def of_configs(scene: Scene) -> Found:
     """Client configs, and alerts.yaml, that cannot be used; and alerts of clients that are no more."""
-    broken = [scene.state(f"config_broken:{p.file.name}", str(p), firing=True) for p in scene.clients.problems]
+    problems = [*scene.clients.problems, *scene.doubts]
+    broken = [scene.state(f"config_broken:{p.file.name}", str(p), firing=True) for p in problems]
     found = [*broken, *scene.over("config_broken", broken, "The config can be used again.")]
-    waiting = {problem.file.stem for problem in scene.clients.problems}
+    known = set(scene.clients.clients)
     left = {a.client_id for a in scene.book.alerts.values() if a.open and a.client_id}
-    for client_id in left - set(scene.clients.active) - waiting:
+    # Whose a broken config is, its name does not say; and a folder without any is a disk that is not there.
+    gone = left - known if known and not scene.clients.problems else set()
+    for client_id in gone | ((left & known) - set(scene.clients.active)):
         found += [
             scene.state(a.condition, f"{client_id} is no longer an active client.", firing=False, client_id=client_id)
             for a in scene.book.alerts.values() if a.open and a.client_id == client_id
@@ -97,7 +100,8 @@ def of_machine(scene: Scene) -> Found:
             text = f"{free:.1%} of the disk of {name} is free, {usage.free / 1e9:.1f} GB."
             low = free < scene.settings.limits.disk_free
             found.append(scene.state(f"disk_nearly_full:{name.replace(' ', '_')}", text, firing=low))
-    return [*found, *_of_keys(scene)], Seen()
+    moved = scene.over("disk_nearly_full", found, "It is on the disk of another folder now, which is looked at.")
+    return [*found, *moved, *_of_keys(scene)], Seen()
 
 
 def _of_keys(scene: Scene) -> Iterator[Observation]:
@@ -143,13 +147,21 @@ def of_undecided(scene: Scene) -> Found:
 
 def of_places(scene: Scene) -> Found:
     """Places that messages do not get through to."""
+    notices = [
+        notice
+        for alert in scene.book.alerts.values() if not alert.condition.startswith("place_failing:")
+        for notice in alert.notices if notice.place in scene.known_places
+    ]  # fmt: skip
+    taken = {n.place: n.sent_at for n in sorted(notices, key=lambda n: n.sent_at or n.made_at) if n.sent_at}
     failing: dict[str, str] = {}
-    for alert in scene.book.alerts.values():
-        for notice in alert.notices:
-            waits = notice.state == "waiting" and notice.attempts >= _ATTEMPTS
-            lost = notice.state == "given_up" and scene.now - notice.due_at < scene.settings.timing.remind_every
-            if (waits or lost) and not alert.condition.startswith("place_failing:"):
-                failing[f"place_failing:{notice.place}"] = notice.problem or ""
+    for notice in notices:
+        since = taken.get(notice.place)
+        waits = notice.state == "waiting" and notice.attempts >= _ATTEMPTS
+        lost = notice.state == "given_up" and (since is None or notice.due_at > since)
+        recent = scene.now - notice.due_at < scene.settings.timing.remind_every
+        partly = notice.sent_at is not None and notice.sent_at == since and notice.problem is not None
+        if waits or ((lost or partly) and recent):
+            failing[f"place_failing:{notice.place}"] = notice.problem or ""
     found = [
         scene.state(name, f"Messages do not get through to it. {said}".strip(), firing=True)
         for name, said in failing.items()

@@ -26,8 +26,8 @@ _NOTICE = pl.Struct(
     {
         "no": pl.Int32, "kind": pl.String, "place": pl.String, "episode": pl.Int32, "severity": pl.String,
         "summary": pl.String, "details": _DETAILS, "link": pl.String, "made_at": _TIME, "due_at": _TIME,
-        "state": pl.String, "attempts": pl.Int32, "sent_at": _TIME, "problem": pl.String, "tried_as": pl.String,
-        "thread": pl.String, "reply_to": pl.String,
+        "state": pl.String, "attempts": pl.Int32, "sent_at": _TIME, "problem": pl.String, "refused_since": _TIME,
+        "tried_as": pl.String, "thread": pl.String, "reply_to": pl.String,
     }
 )  # fmt: skip
 SCHEMA = pl.Schema(
@@ -128,16 +128,16 @@ class AlertStore:
         mutes = tuple(Mute(**row) for row in self.mutes.frame().to_dicts())
         return Loaded(Book({alert.key: alert for alert in alerts}, mutes), table, self._known)
 
-    def change(self, change: Change) -> Book:
+    def change(self, change: Change, wait: float = 60.0) -> Book:
         """Replace the book by what `change` makes of it, one process at a time, and note what it has seen.
 
         Where nothing changed and nothing was seen, nothing is written.
 
         Raises:
-            BusyError: another process held the lock for too long.
+            BusyError: another process held the lock for longer than `wait` seconds.
             ContentionError: another machine was faster every time.
         """
-        with self.exclusion.only("alerts", wait=60.0):
+        with self.exclusion.only("alerts", wait=wait):
             return retry(lambda: self._changed(change))
 
     def _changed(self, change: Change) -> Book:
@@ -159,11 +159,14 @@ class AlertStore:
     @contextlib.contextmanager
     def sending(self) -> Iterator[bool]:
         """Be the only one that sends; False where another process does, which then sends what is due."""
-        try:
-            with self.exclusion.only("messages", wait=0.0):
-                yield True
-        except BusyError:
-            yield False
+        with contextlib.ExitStack() as held:
+            try:
+                held.enter_context(self.exclusion.only("messages", wait=0.0))
+            except BusyError:
+                mine = False
+            else:
+                mine = True
+            yield mine
 
 
 def _row(alert: Alert) -> dict[str, Any]:

@@ -10,19 +10,19 @@ import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from healthingest.alerting import deliveries, states
 from healthingest.alerting.book import Alert, Book, Desk, observe
-from healthingest.alerting.conditions import Observation
+from healthingest.alerting.conditions import Observation, kind_of
 from healthingest.alerting.heartbeat import call
 from healthingest.alerting.links import Links
 from healthingest.alerting.message import Item, Message
-from healthingest.alerting.outbox import Parcel, drop_unknown, parcels, refused, sent
-from healthingest.alerting.places import SendError, send
+from healthingest.alerting.outbox import Parcel, begun, drop_unknown, parcels, refused, sent
+from healthingest.alerting.places import PartlySentError, SendError, send
 from healthingest.alerting.scene import Found, Scene
-from healthingest.alerting.settings import Place, Settings, load_settings, secret, settings_or_default
+from healthingest.alerting.settings import Place, Settings, doubts, load_settings, secret, settings_or_last
 from healthingest.alerting.store import AlertStore, Loaded, Seen
 from healthingest.contracts.clients import ClientSet, fingerprint, load_clients
 from healthingest.errors import HealthingestError, UsageError, scrubbed, unexpected
@@ -44,6 +44,9 @@ SOURCES: Mapping[str, Source] = {
 _BETWEEN_SECONDS = 1.1
 #: A sensor's tick has 60 s for all it does.
 _SENDING_SECONDS = 30.0
+#: What was sent and is not noted is sent again: that is worth waiting for.
+_MARKING_SECONDS = 600.0
+_FORGOTTEN = timedelta(days=1)
 _THREADED = frozenset({"pagerduty", "slack_bot"})
 
 
@@ -84,22 +87,26 @@ class Watch:
         """
         now = now or datetime.now(UTC)
         clients = self._clients()
-        settings, problem = settings_or_default(self.places.configs)
+        settings, problem = settings_or_last(self.places.configs, _last_settings(self.places))
         if problem:
             clients = ClientSet(clients.clients, (*clients.problems, problem))
+        known_all = not clients.problems
+        unsure = doubts(self.places.configs, settings, clients.clients, all_known=known_all)
         known = settings.all_places(clients.clients.values())
         problems: list[str] = []
         links = Links(settings.dagster_url, self.env)
 
         def change(loaded: Loaded) -> tuple[Book, Seen]:
             problems.clear()
-            scene = Scene(self.places, clients, settings, loaded, now, links)
+            scene = Scene(self.places, clients, settings, loaded, now, links, frozenset(known), tuple(unsure))
             observations, seen = self._gather(scene, problems)
             desk = desk_of(self.places, settings, clients, now)
-            return drop_unknown(observe(loaded.book, observations, desk), known), seen
+            return drop_unknown(observe(loaded.book, observations, desk), known, settings.timing, now), seen
 
         book = self.store.change(change)
         sent_now, failed = self.dispatch(settings, known, now)
+        if problem:
+            problems.append(str(problem))
         if not problems and not failed:
             problems += self._beat(settings)
         return Looked(book, sent_now, failed, tuple(problems), clients)
@@ -122,7 +129,17 @@ class Watch:
             observations += [*found, scene.state(failing, "It can be looked at again.", firing=False)]
             events |= seen.events
             marks |= seen.watermarks
-        return observations, Seen(events, marks)
+        return [*observations, *self._forgotten(scene)], Seen(events, marks)
+
+    def _forgotten(self, scene: Scene) -> list[Observation]:
+        """The end of alerts on sources that nobody has asked for a day; another watch may still ask them until then."""
+        asked = {f"watch_failing:{name}" for name in self.sources}
+        return [
+            scene.state(alert.condition, "It is no longer looked at.", firing=False)
+            for alert in scene.book.alerts.values()
+            if alert.open and kind_of(alert.condition) == "watch_failing" and alert.condition not in asked
+            and scene.now - alert.seen_at > _FORGOTTEN
+        ]  # fmt: skip
 
     def write_overview(self, book: Book | None = None, clients: ClientSet | None = None) -> Path:
         """Draw the overview page of what a look came to, or of what the last one left."""
@@ -133,7 +150,7 @@ class Watch:
 
     def desk(self, now: datetime) -> Desk:
         """What a change by hand depends on."""
-        settings, _ = settings_or_default(self.places.configs)
+        settings, _ = settings_or_last(self.places.configs, _last_settings(self.places))
         return desk_of(self.places, settings, self._clients(), now)
 
     def try_places(self, names: Sequence[str]) -> dict[str, str | None]:
@@ -174,6 +191,7 @@ class Watch:
     def dispatch(self, settings: Settings, known: Mapping[str, Place], now: datetime) -> tuple[int, int]:
         """Send what is due; how many messages went out, and how many attempts failed."""
         counts = {True: 0, False: 0}
+        began = time.monotonic()
         with self.store.sending() as mine:
             if not mine:
                 return 0, 0
@@ -186,26 +204,37 @@ class Watch:
                 if place is None or parcel.place in busy or time.monotonic() > until:
                     continue
                 time.sleep(max(0.0, last.get(parcel.place, 0.0) + _BETWEEN_SECONDS - time.monotonic()))
-                done = self._send(parcel, place, settings, now)
+                self._note(parcel)
+                done = self._send(parcel, place, settings, lambda: now + timedelta(seconds=time.monotonic() - began))
                 last[parcel.place] = time.monotonic()
                 counts[done] += 1
                 if not done:
                     busy.add(parcel.place)
         return counts[True], counts[False]
 
-    def _send(self, parcel: Parcel, place: Place, settings: Settings, now: datetime) -> bool:
+    def _note(self, parcel: Parcel) -> None:
+        """Keep that an attempt begins: what cannot be noted is not sent."""
+        self.store.change(lambda loaded: (begun(loaded.book, parcel), Seen()))
+
+    def _send(self, parcel: Parcel, place: Place, settings: Settings, clock: Callable[[], datetime]) -> bool:
+        reply_to, problem = None, None
         try:
             reply_to = send(place, parcel.message, self.env)
+        except PartlySentError as error:
+            problem = str(error)
+            log.warning("%s: %s", parcel.place, problem)
         except SendError as error:
             problem, after, permanent = str(error), error.retry_after, error.permanent
             log.warning("%s: %s", parcel.place, problem)
             self.store.change(lambda loaded: (
-                refused(loaded.book, parcel, problem, settings.timing, now, retry_after=after,
+                refused(loaded.book, parcel, problem, settings.timing, clock(), retry_after=after,
                         permanent=permanent),
                 Seen(),
-            ))  # fmt: skip
+            ), wait=_MARKING_SECONDS)  # fmt: skip
             return False
-        self.store.change(lambda loaded: (sent(loaded.book, parcel, reply_to, now), Seen()))
+        self.store.change(
+            lambda loaded: (sent(loaded.book, parcel, reply_to, clock(), problem), Seen()), wait=_MARKING_SECONDS
+        )
         return True
 
     def _beat(self, settings: Settings) -> list[str]:
@@ -217,6 +246,11 @@ class Watch:
         except HealthingestError as error:
             return [f"heartbeat: {error}"]
         return []
+
+
+def _last_settings(places: Places) -> Path:
+    """Where the settings that could be read last are kept."""
+    return places.output / "checkpoint" / "alerts.last.yaml"
 
 
 def desk_of(places: Places, settings: Settings, clients: ClientSet, now: datetime) -> Desk:

@@ -19,6 +19,8 @@ _WEEK: tuple[Weekday, ...] = get_args(Weekday)
 _DAY = timedelta(days=1)
 #: How far back missing dates are looked for.
 _LOOK_BACK = 14
+#: Years that a holiday may be of; there are days before and after each of them.
+_YEARS = range(1900, 2200)
 #: No client rests for longer; bounds every walk over days.
 _LONGEST_REST = 400
 
@@ -47,9 +49,11 @@ class Calendar(Strict):
     def _dates(cls, value: list[str]) -> list[str]:
         for day in value:
             try:
-                date.fromisoformat(day)
+                year = date.fromisoformat(day).year
             except ValueError:
-                raise ValueError("a holiday is a date like 2026-12-25") from None
+                year = 0
+            if year not in _YEARS:
+                raise ValueError("a holiday is a date like 2026-12-25")
         return value
 
     @field_validator("timezone")

@@ -7,12 +7,15 @@ Such values are refused here, with the line and what to write instead. Every val
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Never, TypeVar
+from typing import TYPE_CHECKING, Any, Never, TypeVar
 
 import yaml
 from pydantic import BaseModel, ValidationError
 
 from healthingest.errors import ConfigError
+
+if TYPE_CHECKING:
+    from pydantic_core import ErrorDetails
 
 #: The only spellings of plain values that mean what they look like.
 _PLAIN = {
@@ -23,6 +26,8 @@ _PLAIN = {
 }
 #: Values that aliases may stand for: a few lines of aliases to aliases would else be read as billions of values.
 _MOST_ALIASED = 10_000
+#: Below these keys a value may be a secret that stands there by mistake; no message shows it.
+_SECRET_PLACES = frozenset({"alerts", "places", "heartbeat", "password", "token", "key", "secret", "url"})
 Path_ = tuple[str | int, ...]
 M = TypeVar("M", bound=BaseModel)
 
@@ -40,8 +45,7 @@ class Document:
         known = at
         while known and known not in self.lines:
             known = known[:-1]
-        key = ".".join(str(part) for part in at) or None
-        return ConfigError(message, file=self.file, line=self.lines.get(known), key=key)
+        return ConfigError(message, file=self.file, line=self.lines.get(known), key=_shown(at))
 
     def parse(self, model: type[M]) -> M:
         """Validate the document against `model`.
@@ -54,7 +58,7 @@ class Document:
         except ValidationError as error:
             first = error.errors(include_input=False, include_url=False)[0]
             at = tuple(part for part in first["loc"] if not (isinstance(part, str) and "[" in part))
-            raise self.error(_sentence(first["type"], first["msg"], model), at) from None
+            raise self.error(_sentence(first, model), at) from None
 
 
 def load(file: Path) -> Document:
@@ -81,8 +85,8 @@ def text_of(file: Path) -> str:
     return text
 
 
-def document_of(file: Path, text: str) -> Document:
-    """One YAML mapping from the text of a file.
+def document_of(file: Path, text: str, *, empty: bool = False) -> Document:
+    """One YAML mapping from the text of a file; `empty`: a text without any is one, too.
 
     Raises:
         ConfigError: it is not one mapping, repeats a key or holds an ambiguous plain value.
@@ -91,13 +95,17 @@ def document_of(file: Path, text: str) -> Document:
         node = yaml.compose(text, Loader=yaml.SafeLoader)
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else None
-        raise ConfigError(f"this is not valid YAML ({error.problem}).", file=file, line=line) from None
+        # What stands in quotes may be half of a secret that begins with * or !.
+        said = re.sub(r"'[^']{3,}'|\"[^\"]{3,}\"", "…", error.problem or "")
+        raise ConfigError(f"this is not valid YAML ({said}).", file=file, line=line) from None
     except yaml.YAMLError:
         raise ConfigError("this is not valid YAML (a character that YAML does not allow).", file=file) from None
     except RecursionError:
         raise ConfigError("the file nests lists or keys too deeply.", file=file) from None
+    if node is None and empty:
+        return Document(file, {}, {})
     if not isinstance(node, yaml.MappingNode):
-        raise ConfigError("the file must hold 'key: value' lines, starting with client_id or contract.", file=file)
+        raise ConfigError("the file must hold 'key: value' lines, and holds none.", file=file)
     lines: dict[Path_, int] = {}
     value = _Builder(file, lines).build(node, ())
     return Document(file, value, lines)
@@ -150,22 +158,33 @@ class _Builder:
             return text
         plain = _PLAIN.get(node.tag)
         if plain is None:
-            self._refuse(node, at, f"YAML tag {node.tag!r} is not allowed; write plain text.")
+            self._refuse(node, at, "what begins with ! is a tag, and none is allowed; write text in quotes.")
         if not plain.fullmatch(text):
-            self._refuse(node, at, f'YAML would not read {text} as this text; write "{text}" in quotes.')
+            said = ("this", "it") if _SECRET_PLACES & {*map(str, at)} else (text, f'"{text}"')
+            self._refuse(node, at, f"YAML would not read {said[0]} as this text; write {said[1]} in quotes.")
         try:
             return yaml.SafeLoader("").construct_object(node)
         except ValueError:
             self._refuse(node, at, "this number is too long; write it in quotes if it is text.")
 
     def _refuse(self, node: yaml.Node, at: Path_, message: str) -> Never:
-        key = ".".join(str(part) for part in at) or None
-        raise ConfigError(message, file=self._file, line=node.start_mark.line + 1, key=key)
+        raise ConfigError(message, file=self._file, line=node.start_mark.line + 1, key=_shown(at))
 
 
-def _sentence(kind: str, message: str, model: type[BaseModel]) -> str:
+def _shown(at: Path_) -> str | None:
+    """The path of a value for a message; what looks like no key, but a secret put in its place, is left out."""
+    parts = [str(part) for part in at]
+    if _SECRET_PLACES & {*parts}:
+        parts = [part if re.fullmatch(r"[\w -]{1,63}", part) else "…" for part in parts]
+    return ".".join(parts) or None
+
+
+def _sentence(error: "ErrorDetails", model: type[BaseModel]) -> str:
+    kind, context = error["type"], error.get("ctx", {})
     if kind == "extra_forbidden":
         return f"this key is not known here; known at the top are {', '.join(model.model_fields)}."
     if kind == "missing":
         return "this key is required; add it."
-    return message.removeprefix("Value error, ").rstrip(".") + "."
+    if kind == "union_tag_invalid":
+        return f"this is none of the kinds {context.get('expected_tags', '')}."
+    return error["msg"].removeprefix("Value error, ").rstrip(".") + "."

@@ -192,7 +192,7 @@ def _row(outcome: Outcome, run_id: str, started_at: datetime) -> dict[str, Any]:
         "error_kind": outcome.error_kind,
         "message": outcome.message,
         "started_at": started_at,
-        "ingestion_time": now,
+        "ingestion_time": outcome.ingested_at or now,
         "duration_s": (now - started_at).total_seconds(),
         "silver_version": outcome.silver_version,
         **(asdict(outcome.verdict) if outcome.verdict else dict.fromkeys(DECISION)),

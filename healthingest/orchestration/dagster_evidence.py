@@ -11,6 +11,7 @@ import dagster as dg
 from dagster._core.errors import DagsterUserCodeUnreachableError
 from dagster._core.scheduler.instigation import InstigatorState, InstigatorTick, TickStatus
 
+from healthingest.alerting.book import Alert
 from healthingest.alerting.conditions import Observation
 from healthingest.alerting.scene import Found, Scene
 from healthingest.alerting.store import Seen
@@ -18,10 +19,11 @@ from healthingest.alerting.watch import Source
 from healthingest.orchestration.events import DECIDED
 
 _OVERLAP = timedelta(minutes=10)
-#: How far a first look goes back, and how many runs any look takes; the rest comes with the next one.
+#: How far a first look goes back, and how many stuck runs a look goes through.
 _FIRST = timedelta(hours=1)
 _RUNS = 500
 _EXCERPT = 5
+_CLIENT = "dagster/partition/client"
 #: What a tick fails with that found no code server.
 _CUT_OFF = DagsterUserCodeUnreachableError.__name__
 _ENDED = [dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE]
@@ -75,7 +77,7 @@ def of_runs(scene: Scene, instance: dg.DagsterInstance) -> Found:
     """Runs that ended since the last look; those that failed for a delivery's sake are told by its audit row."""
     mark = scene.loaded.watermark("runs")
     since = mark - _OVERLAP if mark.timestamp() > 0 else scene.now - _FIRST
-    records = instance.get_run_records(dg.RunsFilter(statuses=_ENDED, updated_after=since), limit=_RUNS)
+    records = instance.get_run_records(dg.RunsFilter(statuses=_ENDED, updated_after=since))
     found: list[Observation] = []
     seen: dict[str, int] = {}
     latest = mark
@@ -97,13 +99,20 @@ def _of_run(scene: Scene, instance: dg.DagsterInstance, run: dg.DagsterRun, at: 
 
     if run.status == dg.DagsterRunStatus.SUCCESS:
         text = f"A later run of {run.job_name} succeeded."
-        yield told("pipeline_failure", text, firing=False)
-        yield told("run_crashed", text, firing=False)
+        if client_id is not None:
+            yield told("pipeline_failure", text, firing=False)
+            yield told("run_crashed", text, firing=False)
+        for alert in _of_no_client(scene, run):
+            yield Observation(alert.condition, None, firing=False, at=at, summary=text, link=link, evidence=evidence)
         return
     failure = _failure(instance, run)
     if failure.decided:
         return
-    details = (("run", run.run_id), ("job", run.job_name), ("error kind", failure.kind), *failure.excerpt)
+    named = run.tags.get(_CLIENT, "")
+    details = (
+        *((("client", named),) if named and client_id is None else ()),
+        ("run", run.run_id), ("job", run.job_name), ("error kind", failure.kind), *failure.excerpt,
+    )  # fmt: skip
     if run.tags.get("dagster/will_retry") == "true":
         text = f"A run of {run.job_name} failed and is tried again. {failure.sentence}"
         yield told("run_crashed", text, details, firing=True)
@@ -115,8 +124,14 @@ def _of_run(scene: Scene, instance: dg.DagsterInstance, run: dg.DagsterRun, at: 
 
 def _whose(run: dg.DagsterRun, scene: Scene) -> tuple[str | None, str]:
     """The client that a run is for, or what to add to the condition's name: the job."""
-    client_id = run.tags.get("dagster/partition/client") or run.tags.get("client")
+    client_id = run.tags.get(_CLIENT) or run.tags.get("client")
     return (client_id, "") if client_id in scene.clients.clients else (None, f":{run.job_name}")
+
+
+def _of_no_client(scene: Scene, run: dg.DagsterRun) -> list[Alert]:
+    """Alerts on runs of the same job for no client, or for this run's from when its config could not be read."""
+    named = (scene.alert(None, f"{kind}:{run.job_name}") for kind in ("pipeline_failure", "run_crashed"))
+    return [alert for alert in named if alert and dict(alert.details).get("client") == run.tags.get(_CLIENT)]
 
 
 class _Failure(NamedTuple):

@@ -113,6 +113,29 @@ def test_a_run_that_concerns_no_client_is_told_by_its_job(home: Platform, instan
     assert set(look(home, instance)) == {"pipeline_failure:ingest"}
 
 
+def test_a_failure_from_when_a_config_was_broken_ends_with_that_clients_next_good_run(
+    home: Platform, instance: dg.DagsterInstance
+) -> None:
+    config = home.places.configs / "acme.yaml"
+    good = config.read_text()
+    config.write_text("client_id: [\n")
+    fails(instance, run(instance, dg.DagsterRunStatus.STARTED))
+    assert "pipeline_failure:ingest" in look(home, instance)
+    config.write_text(good)
+    succeeds(instance, run(instance, dg.DagsterRunStatus.STARTED, dagster__partition__client="globex"))
+    assert set(look(home, instance)) == {"pipeline_failure:ingest"}
+    succeeds(instance, run(instance, dg.DagsterRunStatus.STARTED))
+    assert look(home, instance) == {}
+
+
+def test_no_run_is_overlooked_however_many_ended_since(home: Platform, instance: dg.DagsterInstance) -> None:
+    look(home, instance)
+    fails(instance, run(instance, dg.DagsterRunStatus.STARTED))
+    for _ in range(501):
+        run(instance, dg.DagsterRunStatus.SUCCESS, dagster__partition__client="globex")
+    assert set(look(home, instance)) == {"acme pipeline_failure"}
+
+
 @pytest.mark.parametrize(
     ("status", "hours", "doing"),
     [

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from healthingest.alerting.book import Alert, Book, Desk, Mute, acknowledge, key_of, observe
 from healthingest.alerting.conditions import CONDITIONS, Observation
-from healthingest.alerting.outbox import Parcel, drop_unknown, parcels, refused, sent
+from healthingest.alerting.outbox import Parcel, begun, drop_unknown, parcels, refused, sent
 from healthingest.alerting.settings import Settings
 
 NOON = datetime(2026, 1, 5, 12, tzinfo=UTC)
@@ -109,7 +109,7 @@ def test_an_alert_that_comes_and_goes_is_damped_until_it_is_steady() -> None:
 def test_a_flapping_alert_that_ends_up_firing_stays_open_and_its_end_is_told() -> None:
     story = [f(NOON + n * MINUTE) for n, f in enumerate([bad, good, bad, good, bad, good, bad])]
     book = observe(after(*story), [], desk(NOON + 40 * MINUTE))
-    assert (kinds(book)[-1], only(book).state, only(book).flapping) == ("flapping", "firing", False)
+    assert (kinds(book)[-1], only(book).state, only(book).flapping) == ("reminder", "firing", False)
     assert kinds(after(good(NOON + 41 * MINUTE), book=book))[-1] == "resolved"
 
 
@@ -235,10 +235,116 @@ def test_a_message_that_is_refused_for_good_is_given_up_after_an_hour_and_others
     assert only(down(slow, NOON + 74 * HOUR)).notices[0].state == "given_up"
 
 
-def test_notices_for_a_place_that_is_no_more_are_given_up() -> None:
-    book = drop_unknown(after(bad(NOON)), ["another"])
-    assert [n.state for n in only(book).notices] == ["given_up"]
-    assert drop_unknown(book, ["another"]) is book
+def test_notices_for_a_place_that_is_no_more_wait_for_its_return_and_are_given_up_in_the_end() -> None:
+    book = after(bad(NOON))
+    assert drop_unknown(book, ["another"], PLAIN.timing, NOON + 71 * HOUR) is book
+    given_up = drop_unknown(book, ["another"], PLAIN.timing, NOON + 73 * HOUR)
+    assert [n.state for n in only(given_up).notices] == ["given_up"]
+
+
+def test_what_a_place_refused_for_good_is_told_once_it_takes_messages_again_and_no_end_without_a_beginning() -> None:
+    lost = after(bad(NOON))
+    for minute in range(0, 72, 10):
+        lost = down(lost, NOON + (20 + minute) * MINUTE, permanent=True)
+    assert [n.state for n in only(lost).notices] == ["given_up"]
+    ended, out = all_sent(after(good(NOON + 2 * HOUR), book=lost), NOON + 3 * HOUR)
+    assert (out, only(ended).state) == ([], "resolved")
+    both = observe(lost, [bad(NOON + 2 * HOUR, "globex")], desk(NOON + 2 * HOUR))
+    both, out = all_sent(both, NOON + 3 * HOUR)
+    both, more = all_sent(both, NOON + 3 * HOUR + MINUTE)
+    out += more
+    assert sorted(item.client_id or "" for p in out for item in p.message.items) == ["acme", "globex"]
+    _, out = all_sent(observe(both, [good(NOON + 4 * HOUR)], desk(NOON + 4 * HOUR)), NOON + 5 * HOUR)
+    assert [p.message.kind for p in out] == ["resolved"]
+
+
+def test_a_refusal_after_hours_of_outage_is_given_the_time_to_be_mended() -> None:
+    book = after(bad(NOON))
+    for minute in range(0, 120, 10):
+        book = down(book, NOON + (20 + minute) * MINUTE)
+    book = down(book, NOON + 150 * MINUTE, permanent=True)
+    assert [n.state for n in only(book).notices] == ["waiting"]
+
+
+def test_an_end_behind_a_beginning_that_is_given_up_goes_with_it() -> None:
+    book = after(bad(NOON), good(NOON + MINUTE))
+    for minute in range(0, 80, 10):
+        book = down(book, NOON + (20 + minute) * MINUTE, permanent=True)
+    assert [(n.kind, n.state) for n in only(book).notices] == [("firing", "given_up"), ("resolved", "given_up")]
+
+
+def test_no_place_is_left_alone_for_longer_than_an_hour_whatever_it_asks_for() -> None:
+    book = after(bad(NOON))
+    (parcel,) = parcels(book, PLAIN, frozenset(), NOON + MINUTE)
+    book = refused(book, parcel, "no", PLAIN.timing, NOON + MINUTE, retry_after=1e9, permanent=False)
+    assert only(book).notices[0].due_at == NOON + 61 * MINUTE
+
+
+def test_whoever_dies_in_an_attempt_leaves_a_message_that_others_do_not_join() -> None:
+    book = after(bad(NOON))
+    (parcel,) = parcels(book, PLAIN, frozenset(), NOON + MINUTE)
+    book = observe(begun(book, parcel), [bad(NOON + MINUTE, "globex")], desk(NOON + MINUTE))
+    again, other = parcels(book, PLAIN, frozenset(), NOON + 2 * MINUTE)
+    assert (again.message.message_id, again.message.thread) == (parcel.message.message_id, parcel.message.thread)
+    assert [item.client_id for item in other.message.items] == ["globex"]
+
+
+def test_what_comes_and_goes_and_then_stays_is_told_to_have_stayed() -> None:
+    book = after(*(f(NOON + n * MINUTE) for n, f in enumerate([bad, good, bad, good, bad, good, bad])))
+    steady = observe(book, [], desk(NOON + 40 * MINUTE))
+    assert kinds(steady)[-2:] == ["flapping", "reminder"]
+    assert "It has stayed" in only(steady).notices[-1].summary
+    assert kinds(observe(steady, [], desk(NOON + 2 * HOUR))) == kinds(steady)
+
+
+def test_a_new_failure_long_after_the_damping_is_told_although_nobody_looked_in_between() -> None:
+    book = after(*(f(NOON + n * MINUTE) for n, f in enumerate([bad, good] * 4)))
+    assert kinds(book)[-1] == "flapping"
+    later = NOON + 5 * HOUR
+    assert kinds(observe(book, [bad(later)], desk(later)))[-3:] == ["flapping", "resolved", "firing"]
+
+
+def test_the_first_message_of_a_conversation_is_kept_however_long_it_lasts() -> None:
+    hourly = Settings.model_validate({"timing": {"remind_every": "1h"}})
+    book = observe(Book(), [bad(NOON), bad(NOON, "globex")], desk(NOON, ["a", "b", "c"], hourly))
+    for hour in range(1, 40):
+        book, _ = all_sent(book, NOON + hour * HOUR - MINUTE, hourly, ["a"])
+        book = observe(book, [], desk(NOON + hour * HOUR, ["a", "b", "c"], hourly))
+    ends = [good(NOON + 40 * HOUR), good(NOON + 40 * HOUR, "globex")]
+    book, out = all_sent(observe(book, ends, desk(NOON + 40 * HOUR)), NOON + 41 * HOUR, hourly, ["a"])
+    threads = {p.message.thread for p in out if p.place == "a"}
+    (resolved,) = [p.message for p in out if p.place == "a" and p.message.kind == "resolved"]
+    assert (len(threads), resolved.closes) == (1, True)
+
+
+def test_a_group_is_over_although_the_place_never_took_the_end_of_one() -> None:
+    book = observe(Book(), [bad(NOON), bad(NOON, "globex")], desk(NOON))
+    book, _ = all_sent(book, NOON + MINUTE)
+    book = after(good(NOON + 2 * MINUTE), book=book)
+    for minute in range(0, 80, 10):
+        book = down(book, NOON + (20 + minute) * MINUTE, permanent=True)
+    _, out = all_sent(after(good(NOON + 3 * HOUR, "globex"), book=book), NOON + 4 * HOUR)
+    assert [(p.message.kind, p.message.closes) for p in out] == [("resolved", True)]
+
+
+def test_taking_on_one_of_a_group_takes_on_the_group_only_with_the_last() -> None:
+    book = observe(Book(), [bad(NOON), bad(NOON, "globex")], desk(NOON))
+    book, _ = all_sent(book, NOON + MINUTE)
+    closes = []
+    for hour, client in enumerate(("acme", "globex"), 1):
+        key = key_of("test", client, "invalid_ratio")
+        book, out = all_sent(acknowledge(book, key, "jane", "", desk(NOON + hour * HOUR)), NOON + (hour + 1) * HOUR)
+        closes += [p.message.closes for p in out]
+    assert closes == [False, True]
+
+
+def test_alerts_go_along_when_the_installation_is_given_another_name() -> None:
+    book, _ = all_sent(after(bad(NOON)), NOON + MINUTE)
+    renamed = replace(desk(NOON + HOUR), environment="prod")
+    book = observe(book, [good(NOON + HOUR)], renamed)
+    assert (only(book).environment, only(book).state, kinds(book)) == ("prod", "resolved", ["firing", "resolved"])
+    _, out = all_sent(book, NOON + 2 * HOUR)
+    assert [p.message.thread for p in out] == [key_of("test", "acme", "invalid_ratio")]
 
 
 _STEP = st.tuples(

@@ -336,25 +336,236 @@ def test_settings_that_cannot_be_used_are_told_in_one_line_and_the_watch_goes_on
     with pytest.raises(ConfigError, match=r"alerts\.yaml:1, key 'places") as caught:
         load_settings(home.places.configs)
     assert "SECRET" not in str(caught.value)
-    assert set(look(home)) == {(None, "config_broken:alerts.yaml")}
+    looked = Watch.over(home.places).look()
+    assert {a.condition for a in looked.book.alerts.values() if a.open} == {"config_broken:alerts.yaml"}
+    assert "alerts.yaml" in looked.problems[0]  # the dead man's switch is not told that all is well
 
 
 @pytest.mark.parametrize(
     ("text", "said"),
     [
         ("routes: [{to: [ops]}]\n", "not among the places"),
-        ("places: {ops: {kind: pigeon}}\n", "does not match any of the expected tags"),
+        ("places: {ops: {kind: pigeon}}\n", "this is none of the kinds"),
         ("maintenance: [{begins: '2026-01-01', ends: '2026-01-02'}]\n", "with its zone"),
         ("maintenance: [{begins: '2026-01-02T00:00Z', ends: '2026-01-01T00:00Z'}]\n", "ends after it begins"),
         ("severities: {invalid_ratio: loud}\n", "Input should be"),
         ("timing: {remind_every: sometimes}\n", "write a duration"),
         ("severity: {}\n", "not known here"),
+        ("severities: {delivery_faild: critical}\n", "no such condition"),
+        (
+            "places: {ops: {kind: slack, url: 'env:X'}}\nroutes: [{to: [ops], conditions: [late]}]\n",
+            "no such condition",
+        ),
+        ("timing: {remind_every: 0m}\n", "greater than or equal"),
+        ("timing: {flapping: {firings: 21}}\n", "less than or equal"),
+        ("maintenance: [{begins: '2026-01-01T00:00Z', ends: '9999-12-31T23:59:59-05:00'}]\n", "in every zone"),
     ],
 )
 def test_a_mistake_in_the_settings_is_refused(home: Platform, text: str, said: str) -> None:
     (home.places.configs / "alerts.yaml").write_text(text)
     with pytest.raises(ConfigError, match=said):
         load_settings(home.places.configs)
+
+
+_SECRETS = [
+    "places: {mail: {kind: email, to: [a@b.example], sender: a@b.example, host: h, password: *R01secret}}\n",
+    "places: {mail: {kind: email, to: [a@b.example], sender: a@b.example, host: h, password: !R01secret x}}\n",
+    "places: {mail: {kind: email, to: [a@b.example], sender: a@b.example, host: h, password: 0123456}}\n",
+    "places: {ops: {kind: 'https://hooks.example/R01secret'}}\n",
+    "places: {'https://hooks.example/R01secret': {kind: slack, url: 'env:X'}}\n",
+    "places: {ops: {kind: slack, url: 'https://hooks.example/R01secret'}}\n",
+    "heartbeat: https://hooks.example/R01secret\n",
+]
+
+
+@pytest.mark.parametrize("text", _SECRETS)
+def test_no_message_repeats_a_secret_that_was_written_where_none_belongs(home: Platform, text: str) -> None:
+    (home.places.configs / "alerts.yaml").write_text(text)
+    with pytest.raises(ConfigError) as caught:
+        load_settings(home.places.configs)
+    assert not any(secret in str(caught.value) for secret in ("R01secret", "0123456"))
+
+
+@pytest.mark.parametrize("value", ["*R01secret", "!R01secret x", "https://h/R01secret"])
+def test_no_message_repeats_a_secret_of_a_clients_own_place(home: Platform, value: str) -> None:
+    home = configure(home, f"client_id: acme\nalerts: {{pagerduty: {value}}}\n")
+    (problem,) = home.clients.problems
+    assert "R01secret" not in str(problem)
+
+
+def test_settings_of_comments_alone_are_the_defaults(home: Platform) -> None:
+    (home.places.configs / "alerts.yaml").write_text("# places: {}\n")
+    assert load_settings(home.places.configs).places == {}
+
+
+def test_a_mistake_in_the_settings_loses_nothing_and_those_that_were_good_go_on(home: Platform, hook: Receiver) -> None:
+    settings(home, environment="prod")
+    look(home)
+    hook.status = 503
+    deliver(home, "acme_20250106.csv", "no header\n")
+    look(home)
+    good = (home.places.configs / "alerts.yaml").read_text()
+    hook.status = 200
+    for broken in (f"{good}timming: {{}}\n", None):
+        if broken is None:
+            (home.places.configs / "alerts.yaml").unlink()  # for a moment: a deployment
+        else:
+            (home.places.configs / "alerts.yaml").write_text(broken)
+        Watch.over(home.places).look(datetime.now(UTC) + timedelta(minutes=5))
+    assert "firing delivery_failed acme" in told(hook)
+    (home.places.configs / "alerts.yaml").write_text(good)
+    deliver(home, "acme_20250107.csv", csv_of(line("M1")))
+    look(home, timedelta(minutes=20))
+    assert [said for said in told(hook) if "delivery_failed" in said] == [
+        "firing delivery_failed acme", "resolved delivery_failed acme",
+    ]  # fmt: skip
+
+
+def test_a_clients_alerts_outlive_a_broken_config_and_a_folder_that_is_away(tmp_path: Path) -> None:
+    home = install(tmp_path, {"customer-acme": "client_id: acme\n", "globex": "client_id: globex\n"})
+    Watch.over(home.places).look()
+    deliver(home, "acme_20250106.csv", "no header\n")
+    file, configs = home.places.configs / "customer-acme.yaml", home.places.configs
+    assert ("acme", "delivery_failed") in look(home)
+    file.write_text("client_id: acme\nfoo: 1\n")
+    assert ("acme", "delivery_failed") in look(home)
+    configs.rename(tmp_path / "away")
+    Watch.over(home.places).look()
+    configs.mkdir()
+    Watch.over(home.places).look()
+    configs.rmdir()
+    (tmp_path / "away").rename(configs)
+    file.write_text("client_id: acme\n")
+    assert ("acme", "delivery_failed") in look(home)
+    file.unlink()  # for good
+    assert look(home) == {}
+
+
+def test_accepting_an_old_delivery_ends_its_own_alert_and_no_other(home: Platform, hook: Receiver) -> None:
+    look(home)
+    old = deliver(home, "acme_20250106.csv", csv_of(line("M1") + ",x", *BAD, header=f"{HEADER},x")).delivery
+    look(home)
+    deliver(home, "acme_20250107.csv", csv_of(line("M1")))
+    latest = deliver(home, "acme_20250108.csv", csv_of(line("M1"), *BAD)).delivery
+    deliver(home, "acme_20250109.csv", "no header\n")
+    before = look(home)
+    close_delivery(home, old, "release", by="jane", reason="as agreed")
+    assert set(look(home)) == set(before) == {("acme", "invalid_ratio"), ("acme", "delivery_failed")}
+    close_delivery(home, latest, "release", by="jane", reason="as agreed")
+    assert set(look(home)) == {("acme", "delivery_failed")}
+
+
+def test_a_word_on_an_old_delivery_is_no_delivery_in_time(home: Platform, hook: Receiver) -> None:
+    old = deliver(home, "acme_20250106.csv", csv_of(line("M1"), *BAD)).delivery
+    row = home.lake.audit.row(old.file_id)
+    close_delivery(home, old, "release", by="jane", reason="as agreed")
+    again = home.lake.audit.row(old.file_id)
+    assert row
+    assert again
+    assert (again["decision"], again["ingestion_time"]) == ("accepted", row["ingestion_time"])
+    assert ("acme", "invalid_ratio") not in look(home)
+
+
+def test_held_deliveries_are_told_of_until_the_last_is_closed_and_replaced_ones_do_not_count(
+    home: Platform, hook: Receiver
+) -> None:
+    home = configure(home, "client_id: acme\nquality: {max_invalid_ratio: 0.3, on_breach: hold}\n")
+    look(home)
+    first, second, third = (
+        deliver(home, f"acme_2025010{day}.csv", csv_of(line("M1"), *BAD)).delivery for day in (6, 7, 8)
+    )
+    look(home)
+    close_delivery(home, first, "discard", by="jane", reason="a mistake")
+    still = look(home)["acme", "delivery_held"]
+    assert "Deliveries still held: 2." in still.summary
+    deliver(home, second.file_name, csv_of(line("M1")))  # corrected
+    assert "Deliveries still held: 1." in look(home)["acme", "delivery_held"].summary
+    close_delivery(home, third, "discard", by="jane", reason="a mistake")
+    assert ("acme", "delivery_held") not in look(home)
+
+
+def test_what_stands_at_the_edge_of_what_is_looked_at_again_counts_once(home: Platform, hook: Receiver) -> None:
+    look(home)
+    deliver(home, "acme_20250106.csv", csv_of(line("M1"), *BAD))
+    deliver(home, "acme_20250107.csv", csv_of(line("M1")))
+    table = home.lake.audit.snapshot()
+    moment = datetime.now(UTC).replace(microsecond=700_000)
+    for name, at in (("acme_20250106.csv", moment), ("acme_20250107.csv", moment + HOUR + timedelta(seconds=0.2))):
+        table.update(new_values={"ingestion_time": at}, predicate=f"file_name = '{name}'")
+        table = home.lake.audit.snapshot()
+    for _ in range(3):
+        look(home, 2 * HOUR)
+    assert told(hook) == ["firing invalid_ratio acme", "resolved invalid_ratio acme"]
+
+
+def test_a_history_is_no_news_although_the_first_look_could_not_read_it(home: Platform, hook: Receiver) -> None:
+    deliver(home, "acme_20250106.csv", csv_of(line("M1"), *BAD))
+    deliver(home, "acme_20250107.csv", csv_of(line("M1")))
+
+    def unreadable(_: object) -> Any:
+        raise OSError
+
+    Watch.over(home.places, {"deliveries": unreadable}).look()
+    look(home)
+    assert [said for said in told(hook) if "watch_failing" not in said] == []
+
+
+def test_what_cannot_be_noted_is_not_sent(home: Platform, hook: Receiver, monkeypatch: pytest.MonkeyPatch) -> None:
+    look(home)
+    deliver(home, "acme_20250106.csv", csv_of(line("M1"), *BAD))
+    settings(home, timing={"group_wait_seconds": 5})
+    look(home)  # it is in the book, and waits for others
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as broken:
+        broken.setattr("healthingest.alerting.store.write_deltalake", full)
+        for minute in range(1, 4):
+            with pytest.raises(OSError, match="No space"):
+                Watch.over(home.places).look(datetime.now(UTC) + timedelta(minutes=minute))
+    assert told(hook) == []
+    look(home, timedelta(minutes=5))
+    assert told(hook) == ["firing invalid_ratio acme"]
+
+
+def test_a_place_whose_settings_make_no_message_keeps_no_other_from_hearing(
+    home: Platform, hook: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours = yaml.safe_load((home.places.configs / "alerts.yaml").read_text())["places"]
+    mail = {"kind": "email", "to": ["a@plan.example"], "sender": "bot@\n", "host": "127.0.0.1", "port": 9}
+    settings(home, places={"a-mail": mail} | ours)
+    look(home)
+    deliver(home, "acme_20250106.csv", csv_of(line("M1"), *BAD))
+    looked = Watch.over(home.places).look()
+    assert (looked.sent, looked.failed) == (1, 1)
+    assert told(hook) == ["firing invalid_ratio acme"]
+
+
+def test_settings_that_would_tell_nobody_are_told(home: Platform, hook: Receiver) -> None:
+    home = configure(home, "client_id: acme\nalerts: {email: 'env:ACME_MAIL'}\n")
+    settings(home, maintenance=[
+        {"begins": "2026-01-01T00:00Z", "ends": "2026-01-02T00:00Z", "clients": ["acmee"]},
+    ])  # fmt: skip
+    said = look(home)[None, "config_broken:alerts.yaml"].summary
+    assert "acmee" in said or "asks for mail" in said
+
+
+def test_a_place_that_is_no_more_is_not_failing_and_one_that_works_again_is_well_at_once(
+    home: Platform, hook: Receiver
+) -> None:
+    look(home)
+    deliver(home, "acme_20250106.csv", csv_of(line("M1"), *BAD))
+    hook.status = 403
+    for minutes in range(0, 80, 10):
+        Watch.over(home.places).look(datetime.now(UTC) + timedelta(minutes=minutes))
+    assert (None, "place_failing:hook") in look(home, timedelta(minutes=81))
+    hook.status = 200
+    deliver(home, "acme_20250107.csv", "no header\n")
+    look(home, timedelta(minutes=100))
+    assert (None, "place_failing:hook") not in look(home, timedelta(minutes=101))
+    settings(home, places={})
+    assert (None, "place_failing:hook") not in look(home, timedelta(minutes=102))
 
 
 # --- the commands -------------------------------------------------------------------------------------------------

@@ -28,7 +28,7 @@ from standardwebhooks.webhooks import Webhook as Verifier
 from standardwebhooks.webhooks import WebhookVerificationError
 
 from healthingest.alerting.message import Item, Kind, Message
-from healthingest.alerting.places import SendError, send
+from healthingest.alerting.places import PartlySentError, SendError, send
 from healthingest.alerting.settings import Email, PagerDuty, Place, Slack, SlackBot, Teams, Webhook
 from healthingest_tests.receiver import Receiver, receiving
 from healthingest_tests.servers import free_port
@@ -51,7 +51,8 @@ def message(
     values: dict[str, Any] = {
         "message_id": "ab" * 16, "kind": kind, "condition": "invalid_ratio", "severity": "error",
         "environment": "prod", "title": f"Too many records rejected: {text}", "items": items,
-        "at": dt.datetime(2026, 1, 5, 12, tzinfo=dt.UTC), "thread": "cd" * 16, "closes": kind == "resolved",
+        "at": dt.datetime(2026, 1, 5, 12, tzinfo=dt.UTC), "thread": "cd" * 16,
+        "closes": kind in {"resolved", "acknowledged"},
     }  # fmt: skip
     return Message(**values | changes)
 
@@ -248,11 +249,33 @@ def test_a_place_that_nobody_answers_at_is_a_failure_that_may_pass(at: Receiver,
     assert not refused(where, env | {"URL": f"{gone}/{SECRET}"}).permanent
 
 
-def test_slacks_own_word_for_a_refusal_is_told(at: Receiver) -> None:
+@pytest.mark.parametrize(
+    ("said", "permanent"), [("channel_not_found", True), ("restricted_action", True), ("internal_error", False)]
+)
+def test_slacks_own_word_for_a_refusal_is_told(at: Receiver, said: str, permanent: bool) -> None:
     where, env = place("slack_bot", at)
-    at.reply = b'{"ok": false, "error": "channel_not_found"}'
+    at.reply = f'{{"ok": false, "error": "{said}"}}'.encode()
     error = refused(where, env)
-    assert (error.permanent, "channel_not_found" in str(error)) == (True, True)
+    assert (error.permanent, said in str(error)) == (permanent, True)
+
+
+@pytest.mark.parametrize("said", ["²", "99999999999999999999", "Fri, 31 Dec 99999 23:59:59 GMT", "soon", ""])
+@pytest.mark.parametrize("service", HTTP)
+def test_a_time_to_come_back_that_is_none_is_left_out(at: Receiver, service: str, said: str) -> None:
+    where, env = place(service, at)
+    at.status, at.headers = 429, {"Retry-After": said.encode("utf-8").decode("latin-1")}
+    assert refused(where, env).retry_after is None
+
+
+def test_a_test_opens_no_incident_that_stays(at: Receiver) -> None:
+    where, env = place("pagerduty", at)
+    send(where, message(kind="test"), env)
+    assert [request.json["event_action"] for request in at.taken] == ["trigger", "resolve"]
+
+
+def test_taking_on_one_alert_of_many_does_not_take_on_their_incident(at: Receiver) -> None:
+    assert sent("pagerduty", at, message(kind="acknowledged", closes=False))["event_action"] == "trigger"
+    assert sent("pagerduty", at, message(kind="acknowledged", closes=True))["event_action"] == "acknowledge"
 
 
 @pytest.mark.parametrize("service", HTTP)
@@ -291,6 +314,14 @@ class Mailbox:
     def __init__(self) -> None:
         self.mails: list[EmailMessage] = []
         self.answer = "250 OK"
+
+    async def handle_RCPT(  # noqa: N802
+        self, _server: object, _session: object, envelope: Any, address: str, _options: object
+    ) -> str:
+        if address.startswith("gone"):
+            return "550 no such mailbox"
+        envelope.rcpt_tos.append(address)
+        return "250 OK"
 
     async def handle_DATA(self, _server: object, _session: object, envelope: Any) -> str:  # noqa: N802
         if self.answer.startswith("2"):
@@ -380,7 +411,7 @@ def test_no_text_of_a_sender_becomes_a_header_or_a_line_of_its_own(served: tuple
 def test_addresses_may_be_a_secret_and_two_hundred_alerts_are_one_mail(served: tuple[Mailbox, dict[str, Any]]) -> None:
     box, reach = served
     where = Email.model_validate(reach | {"to": "env:TO"})
-    send(where, message(200), {"TO": "a@plan.example, b@plan.example"})
+    send(where, message(200), {"TO": "a@plan.example\nb@plan.example;"})
     assert box.mails[0]["To"] == "a@plan.example, b@plan.example"
     assert "180 more" in box.mails[0].get_content()
 
@@ -395,6 +426,27 @@ def test_a_mail_server_that_will_never_take_it_is_told_from_one_that_is_busy(
     assert refused(where, {}).permanent
     box.answer = "451 try later"
     assert not refused(where, {}).permanent
+
+
+@PLAIN
+def test_a_recipient_that_the_server_refuses_is_told_and_the_others_have_it(
+    served: tuple[Mailbox, dict[str, Any]],
+) -> None:
+    box, reach = served
+    with pytest.raises(PartlySentError, match="refused 1 of 2"):
+        send(Email.model_validate(reach | {"to": ["ops@plan.example", "gone@plan.example"]}), message(), {})
+    assert len(box.mails) == 1
+
+
+@PLAIN
+@pytest.mark.parametrize("change", [{"sender": "bot@\n"}, {"sender": "bot@"}, {"to": ["a@["]}])
+def test_addresses_that_make_no_mail_are_a_refusal_in_one_sentence(
+    served: tuple[Mailbox, dict[str, Any]], change: dict[str, Any]
+) -> None:
+    _, reach = served
+    error = refused(Email.model_validate(reach | change), {})
+    assert error.permanent
+    assert "\n" not in str(error)
 
 
 @pytest.mark.parametrize("served", ["starttls", "tls"], indirect=True)
