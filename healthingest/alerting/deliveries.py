@@ -99,8 +99,8 @@ def _held_ones(row: Row, scene: Scene, still_held: int) -> Observation:
     if row["status"] == "held":
         text = f"{row['file_name']} is held. {row['message'] or ''}".strip()
         return _observation("delivery_held", row, scene, text, firing=True)
-    left = f" Deliveries still held: {still_held}." if still_held else ""
-    return _observation("delivery_held", row, scene, _ended(row) + left, firing=bool(still_held))
+    left = f"Deliveries still held: {still_held}. " if still_held else ""
+    return _observation("delivery_held", row, scene, left + _ended(row), firing=bool(still_held))
 
 
 def _ended(row: Row) -> str:

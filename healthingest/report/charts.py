@@ -42,7 +42,7 @@ def bars_over_time(bars: Sequence[Bar], *, percent: bool = False) -> Markup:
     ]
     scale = [_level(share * top, top, percent=percent) for share in (0, 0.5, 1)]
     size = f"0 -14 {_WIDTH} {_HEIGHT + _BOTTOM + 8}"
-    return Markup('<svg viewBox="{}" role="img">{}</svg>').format(size, Markup("").join([*scale, *drawn, *labels]))
+    return Markup(f'<svg viewBox="{size}" role="img">{"".join([*scale, *drawn, *labels])}</svg>')  # noqa: S704 - escaped
 
 
 def sparkline(values: Sequence[tuple[str, float]], *, percent: bool = False) -> Markup:
@@ -61,7 +61,10 @@ def sparkline(values: Sequence[tuple[str, float]], *, percent: bool = False) -> 
     ).format(_SPARK[0] + 6, _SPARK[1] + 6, said, line, *points[-1])
 
 
-def _bar(bar: Bar, x: float, width: float, top: float) -> Markup:
+# Drawn as plain text, which is many times faster than with Markup's own format; whatever is no number is escaped.
+
+
+def _bar(bar: Bar, x: float, width: float, top: float) -> str:
     pieces, y = [], float(_HEIGHT)
     for name, height in bar.parts:
         tall = height / top * _HEIGHT
@@ -70,29 +73,28 @@ def _bar(bar: Bar, x: float, width: float, top: float) -> Markup:
             pieces.append(_rect(x, y, width, tall, name))
     if bar.limit is not None:
         at = _HEIGHT - bar.limit / top * _HEIGHT
-        line = Markup('<line class="limit" x1="{:.1f}" x2="{:.1f}" y1="{:.1f}" y2="{:.1f}"/>')
-        pieces.append(line.format(x - width * 0.1, x + width * 1.1, at, at))
+        left, right = x - width * 0.1, x + width * 1.1
+        pieces.append(f'<line class="limit" x1="{left:.1f}" x2="{right:.1f}" y1="{at:.1f}" y2="{at:.1f}"/>')
     if bar.mark:
         pieces.append(_text(x, y - 3, bar.mark, "mark"))
     # An invisible full-height field, so that a bar of no height can be pointed at too.
     pieces.append(_rect(x, 0, width, _HEIGHT, "hit"))
-    return Markup("<g><title>{}</title>{}</g>").format(bar.title, Markup("").join(pieces))
+    return f"<g><title>{escape(bar.title)}</title>{''.join(pieces)}</g>"
 
 
-def _rect(x: float, y: float, width: float, height: float, name: str) -> Markup:
-    drawn = Markup('<rect class="{}" x="{:.1f}" y="{:.1f}" width="{:.1f}" height="{:.1f}"/>')
-    return drawn.format(name, x, y, width, height)
+def _rect(x: float, y: float, width: float, height: float, name: str) -> str:
+    return f'<rect class="{escape(name)}" x="{x:.1f}" y="{y:.1f}" width="{width:.1f}" height="{height:.1f}"/>'
 
 
-def _text(x: float, y: float, text: str, name: str = "label") -> Markup:
-    return Markup('<text class="{}" x="{:.1f}" y="{:.1f}">{}</text>').format(name, x, y, text)
+def _text(x: float, y: float, text: str, name: str = "label") -> str:
+    return f'<text class="{escape(name)}" x="{x:.1f}" y="{y:.1f}">{escape(text)}</text>'
 
 
-def _level(value: float, top: float, *, percent: bool) -> Markup:
+def _level(value: float, top: float, *, percent: bool) -> str:
     y = _HEIGHT - value / top * _HEIGHT
     said = f"{value:.0%}" if percent and top > 0.05 else f"{value:.1%}" if percent else f"{value:,.0f}"  # noqa: PLR2004
-    line = Markup('<line class="level" x1="{}" x2="{}" y1="{:.1f}" y2="{:.1f}"/>').format(_LEFT, _WIDTH, y, y)
-    return line + Markup('<text class="scale" x="{}" y="{:.1f}">{}</text>').format(_LEFT - 6, y + 4, escape(said))
+    line = f'<line class="level" x1="{_LEFT}" x2="{_WIDTH}" y1="{y:.1f}" y2="{y:.1f}"/>'
+    return f'{line}<text class="scale" x="{_LEFT - 6}" y="{y + 4:.1f}">{escape(said)}</text>'
 
 
 def _round_up(value: float, *, percent: bool) -> float:

@@ -23,6 +23,7 @@ from healthingest.errors import DeliveryError
 from healthingest.landing.preflight import Preflight
 from healthingest.model import Counts, Profile
 from healthingest.records import frame as frame_module
+from healthingest.records import validate
 from healthingest.records.check import check_records
 from healthingest.records.damage import RECORD_NO
 from healthingest.records.read import RecordReader
@@ -870,6 +871,24 @@ def test_reasons_hold_no_value() -> None:
     result = check(csv_of(*lines, f"{secret},x", header=",".join(columns)))
     assert len(result.reasons) == len(columns) + 1
     assert secret not in repr(result.reasons)
+
+
+@pytest.mark.parametrize("few", [0, validate._FEW])
+def test_records_are_judged_alike_however_many_come_together(few: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(validate, "_FEW", few)
+    client = plain_client(rules=[
+        {"id": "city.known", "column": "city", "in": ["Boston", "Lynn"], "severity": "warn"},
+        {"id": "state.known", "column": "state", "in": ["MA"]},
+    ])  # fmt: skip
+    broken = {"member_id": "", "first_name": "", "last_name": "x" * 101, "dob": "2999-01-01", "zip": "1", "state": "NH"}
+    plain = [line("M1"), line("M2", city="Salem"), line("M3", email="", phone_number="", state="")]
+    result = check(csv_of(*plain, *(line(**{"member_id": "M9"} | {c: value}) for c, value in broken.items())), client)
+    assert sorted(result.accepted) == [1, 2, 3]
+    assert [sorted(rules(result, number)) for number in range(4, 10)] == [
+        ["member_id.required"], ["first_name.required"], ["last_name.length"], ["dob.range"], ["zip.us_zip"],
+        ["state.known"],
+    ]  # fmt: skip
+    assert result.counts.warned == 1
 
 
 @pytest.mark.parametrize(
