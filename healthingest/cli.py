@@ -23,6 +23,7 @@ from healthingest.ingest_cli import ingest_command
 from healthingest.keys_cli import audit_app, keys_app
 from healthingest.quarantine_cli import quarantine_app
 from healthingest.release_cli import discard_command, release_command
+from healthingest.schema_cli import schema_app
 from healthingest.show import print_json, print_status, print_table
 
 app = typer.Typer(
@@ -37,6 +38,7 @@ app.add_typer(audit_app, name="audit")
 app.add_typer(quarantine_app, name="quarantine")
 app.add_typer(erase_app, name="erase")
 app.add_typer(alerts_app, name="alerts")
+app.add_typer(schema_app, name="schema")
 command = command_of(app)
 command("ingest")(ingest_command)
 command("export")(export_command)

@@ -84,9 +84,9 @@ def _permissions(places: Places) -> Iterator[Finding]:
 
 
 def _clients(places: Places) -> Iterator[Finding]:
-    from healthingest.contracts.clients import load_clients
+    from healthingest.lake.registrations import known_clients
 
-    clients = load_clients(places)
+    clients = known_clients(places)
     for problem in clients.problems:
         yield Finding("fail", "client config", str(problem))
     text = ", ".join(clients.active) or f"none; add a YAML to {places.configs}"

@@ -42,11 +42,13 @@ def register(platform: Platform, path: Path) -> Delivery:
 
     Raises:
         UnroutableError: its name leads nowhere, or it cannot be read.
+        ConfigError: the client's contract was published with another text a moment ago.
     """
     name = platform.route(path.name)
     with platform.lake.exclusion.shared(name.client_id):
-        now = platform.current(name.client_id)
-        return now.lake.bronze.add(path, name, platform.clients.clients[name.client_id]).delivery
+        now, client = platform.current(name.client_id), platform.clients.clients[name.client_id]
+        platform.publish(client)
+        return now.lake.bronze.add(path, name, client).delivery
 
 
 def deliveries(platform: Platform, client_id: str, creation_date: date) -> list[Delivery]:

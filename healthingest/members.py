@@ -140,7 +140,7 @@ def _copied(picked: pl.DataFrame) -> pl.DataFrame:
 
 def _of_members(delivery: Delivery, client: Client, keyring: Keyring, accepted: pl.DataFrame) -> pl.DataFrame:
     """Accepted records with what silver and its vault say of their members: token, hash, sequence, derived columns."""
-    contract = client.contract
+    contract, columns = client.contract, client.contract.columns
     date_from = client.config.source.creation_date
     record_date = (
         pl.col(date_from.column).str.to_date("%Y-%m-%d")
@@ -154,7 +154,9 @@ def _of_members(delivery: Delivery, client: Client, keyring: Keyring, accepted: 
         record_date.alias("__record_date"),
         **derived,
     )
-    hashed = [*derived, *(c.name for c in contract.columns if not c.policy.drop)]
+    # Each column with what is made of it: one that a later version of the contract appends changes no hash by itself.
+    made = {c.name: [target for target, (column, _) in contract.derived.items() if column == c.name] for c in columns}
+    hashed = [name for c in columns if not c.policy.drop for name in (c.name, *made[c.name])]
     hashes = tokens.content_hash(keyring, client.client_id, rows, hashed)
     return rows.with_columns(
         hashes, creation_date=pl.col("__record_date"), _file_id=pl.lit(delivery.file_id),

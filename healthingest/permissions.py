@@ -17,7 +17,7 @@ from healthingest.places import Places
 #: Below the output folder: what a group may reach.
 _SHARED = (
     "silver", "vault", "quarantine", "reports",
-    *(f"checkpoint/{name}" for name in ("audit", "alerts", "alert_mutes", "events", "sightings")),
+    *(f"checkpoint/{name}" for name in ("audit", "alerts", "alert_mutes", "contracts", "events", "sightings")),
 )  # fmt: skip
 #: Files of the output folder that every reader needs.
 _NOTES = ("keyring.id", "keyring.generations")

@@ -4,9 +4,12 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from healthingest.contracts.clients import Client, ClientSet, load_clients
+from healthingest.contracts.clients import Client, ClientSet
+from healthingest.contracts.contract import load_contract
+from healthingest.contracts.versions import hold_against_registry
 from healthingest.errors import ConfigError
 from healthingest.lake.lake import Lake
+from healthingest.lake.registrations import Registrations, known_clients
 from healthingest.lake.silver import Snapshot
 from healthingest.landing.names import FileName, parse_file_name
 from healthingest.model import Delivery
@@ -14,6 +17,7 @@ from healthingest.places import Places, today
 from healthingest.privacy import tokens
 from healthingest.privacy.keyring import Keyring
 from healthingest.privacy.keyring_file import give_keys, open_keyring, stamp
+from healthingest.privacy.roles import actor
 
 
 @dataclass(frozen=True)
@@ -26,6 +30,8 @@ class Platform:
     lake: Lake
     #: Clients as deliveries are pinned to them, by client and config digest: a history has few of them.
     _pinned: dict[tuple[str, str, str], Client] = field(default_factory=dict, compare=False, repr=False)
+    #: Contracts that were registered since.
+    _published: set[str] = field(default_factory=set, compare=False, repr=False)
     #: Tells the keyring's file as it was opened.
     _stamp: tuple[int, int, int] = field(default=(0, 0, 0), compare=False, repr=False)
 
@@ -41,7 +47,7 @@ class Platform:
             UsageError: a HEALTHINGEST_* variable holds something that is not allowed.
         """
         places = places or Places.from_env()
-        clients = load_clients(places)
+        clients = known_clients(places)
         groups = {client_id: clients.clients[client_id].contract.groups for client_id in clients.active}
         keyring, seen = _keyring_of(places, groups)
         lake = Lake.of(places, keyring)
@@ -84,6 +90,22 @@ class Platform:
         if key not in self._pinned:
             self._pinned[key] = Client.from_pin(self.lake.bronze.pinned_config(delivery), self.places.configs)
         return self._pinned[key]
+
+    def publish(self, client: Client) -> None:
+        """Register the client's contract with the first delivery that meets it: from then on its text stands.
+
+        Raises:
+            ConfigError: another text of it was registered since this was opened.
+        """
+        name = client.config.contract
+        if name in self.clients.published or name in self._published:
+            return
+        configs, registrations = self.places.configs, Registrations.at(self.places.output)
+        contract = load_contract(configs, name)
+        before = load_contract(configs, f"{contract.contract}/{contract.version - 1}") if contract.version > 1 else None
+        registrations.put(contract, before, by=actor(), reason=f"first met by {client.client_id}")
+        hold_against_registry(configs, contract, registrations.digests())
+        self._published.add(name)
 
     def waits_for(self, file_name: str) -> ConfigError | None:
         """What is wrong with the config of the client that a file seems to be from; such a file waits."""

@@ -24,7 +24,7 @@ done
 id "$ingestion" >/dev/null
 
 output="$home/output" landing="$home/input/raw" configs="$home/client_configs"
-mkdir -p "$landing" "$configs" "$output"/{silver,vault,quarantine,reports,checkpoint/{audit,alerts,alert_mutes,events,sightings}}
+mkdir -p "$landing" "$configs" "$output"/{silver,vault,quarantine,reports,checkpoint/{audit,alerts,alert_mutes,contracts,events,sightings}}
 setfacl -R -b "$home"
 chown -R "$ingestion": "$home"
 chmod -R u=rwX,go= "$home"
@@ -42,7 +42,7 @@ for group in "$steward" "$analyst"; do
     for note in "$output"/keyring.id "$output"/keyring.generations; do
         if [ -e "$note" ]; then setfacl -m "g:$group:r" "$note"; fi
     done
-    for folder in silver vault checkpoint/sightings; do may_read "$group" "$output/$folder"; done
+    for folder in silver vault checkpoint/{contracts,sightings}; do may_read "$group" "$output/$folder"; done
     may_read "$group" "$configs"
     # Whoever writes the first event of a client owns its chain: all must be able to go on with it.
     setfacl -R -m "g:$group:rwX,u:$ingestion:rwX" "$output/checkpoint/events"

@@ -24,8 +24,9 @@ from healthingest.alerting.places import PartlySentError, SendError, send
 from healthingest.alerting.scene import Found, Scene
 from healthingest.alerting.settings import Place, Settings, doubts, load_settings, secret, settings_or_last
 from healthingest.alerting.store import AlertStore, Loaded, Seen
-from healthingest.contracts.clients import ClientSet, fingerprint, load_clients
+from healthingest.contracts.clients import ClientSet, fingerprint
 from healthingest.errors import HealthingestError, UsageError, scrubbed, unexpected
+from healthingest.lake.registrations import known_clients
 from healthingest.places import Places
 
 log = logging.getLogger(__name__)
@@ -185,7 +186,7 @@ class Watch:
         found = fingerprint(self.places.configs)
         if found not in self._read:
             self._read.clear()
-            self._read[found] = load_clients(self.places)
+            self._read[found] = known_clients(self.places)
         return self._read[found]
 
     def dispatch(self, settings: Settings, known: Mapping[str, Place], now: datetime) -> tuple[int, int]:

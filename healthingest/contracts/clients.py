@@ -23,6 +23,7 @@ from healthingest.contracts.freshness import Freshness
 from healthingest.contracts.hooks import Hook, load_hook, try_hook
 from healthingest.contracts.rules import Rule, Strict
 from healthingest.contracts.source import ColumnSource, Source, Transform
+from healthingest.contracts.versions import hold_against_registry, silver_types
 from healthingest.errors import ConfigError
 from healthingest.places import Places
 
@@ -172,7 +173,8 @@ class Client:
     def pin(self) -> dict[str, Any]:
         """The part of the config that decides what a delivery becomes, as JSON values; kept with each delivery."""
         pin = self.config.model_dump(mode="json", by_alias=True, include=_PINNED)
-        return pin | {"hooks": {name: hook.digest for name, hook in self.hooks.items()}}
+        hooks = {name: hook.digest for name, hook in self.hooks.items()}
+        return pin | {"hooks": hooks, "contract_digest": self.contract.digest}
 
     @cached_property
     def config_hash(self) -> str:
@@ -187,8 +189,15 @@ class Client:
             ConfigError: the pinned contract or a hook is no longer in the registry, or is another one now.
         """
         digests = pin.get("hooks", {})
-        config = ClientConfig.model_validate({key: value for key, value in pin.items() if key != "hooks"})
+        said = {key: value for key, value in pin.items() if key not in {"hooks", "contract_digest"}}
+        config = ClientConfig.model_validate(said)
         contract = load_contract(configs, config.contract).with_policies(config.policies)
+        if pin.get("contract_digest", contract.digest) != contract.digest:
+            raise ConfigError(
+                f"the contract {contract.name} is not the one that this delivery was registered with; put its text "
+                "back and publish the change as a new version.",
+                file=configs / "contracts" / f"{contract.name}.yaml",
+            )
         hooks = {name: load_hook(configs, name) for name in digests}
         for name, hook in hooks.items():
             if hook.digest != digests[name]:
@@ -226,6 +235,8 @@ class ClientSet:
 
     clients: Mapping[str, Client]
     problems: tuple[ConfigError, ...]
+    #: `<contract>/<version>` -> digest of the published versions that they were held against.
+    published: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def active(self) -> list[str]:
@@ -233,12 +244,16 @@ class ClientSet:
         return [client_id for client_id, client in self.clients.items() if client.config.active]
 
 
-#: Column of silver -> whether it is a number, a year, and the client who has it.
-_Types = dict[str, tuple[bool, str]]
+#: Column of silver -> its type, and the client who has it.
+_Types = dict[str, tuple[str, str]]
 
 
-def load_clients(places: Places) -> ClientSet:
-    """Load every `client_configs/*.yaml`; a file that cannot be used becomes a problem, never an exception."""
+def load_clients(places: Places, published: Mapping[str, str] | None = None) -> ClientSet:
+    """Load every `client_configs/*.yaml`; a file that cannot be used becomes a problem, never an exception.
+
+    `published`: `<contract>/<version>` -> digest of each version that must not have changed.
+    """
+    published = published or {}
     clients: dict[str, Client] = {}
     problems: list[ConfigError] = []
     types: _Types = {}
@@ -246,7 +261,7 @@ def load_clients(places: Places) -> ClientSet:
         if file.name in {"roles.yaml", "alerts.yaml"} or file.name.startswith("."):
             continue
         try:
-            client = load_client(file, places.configs)
+            client = load_client(file, places.configs, published)
             if client.client_id in clients:
                 raise ConfigError(
                     f"client_id {client.client_id} is already taken by another file.",
@@ -258,12 +273,12 @@ def load_clients(places: Places) -> ClientSet:
             problems.append(error)
         else:
             clients[client.client_id] = client
-    return ClientSet(dict(sorted(clients.items())), tuple(problems))
+    return ClientSet(dict(sorted(clients.items())), tuple(problems), published)
 
 
 def _refuse_other_type(client: Client, types: "_Types", file: Path) -> None:
     """Silver has one type per column, whoever's it is; `types` is given this client's columns."""
-    mine = {name: (year, client.client_id) for name, year in _years_in_silver(client).items()}
+    mine = {name: (kind, client.client_id) for name, kind in silver_types(client.contract).items()}
     for name in sorted(mine.keys() & types.keys()):
         if mine[name][0] != types[name][0]:
             raise ConfigError(f"{types[name][1]} has a column {name} of another type; call this one otherwise.",
@@ -271,16 +286,8 @@ def _refuse_other_type(client: Client, types: "_Types", file: Path) -> None:
     types |= mine | types
 
 
-def _years_in_silver(client: Client) -> dict[str, bool]:
-    """Column that the client's contract gives silver -> whether it is a number, a year; all others are text."""
-    contract = client.contract
-    return dict.fromkeys(contract.kept, False) | {
-        target: how == "year" for target, (_, how) in contract.derived.items()
-    }
-
-
-def load_client(file: Path, configs: Path) -> Client:
-    """Load one client's YAML with its contract, and hold each against the other.
+def load_client(file: Path, configs: Path, published: Mapping[str, str] | None = None) -> Client:
+    """Load one client's YAML with its contract, and hold each against the other and the registry.
 
     Raises:
         ConfigError: with file, line and key of the first mistake.
@@ -289,6 +296,7 @@ def load_client(file: Path, configs: Path) -> Client:
     config = document.parse(ClientConfig)
     with _told_at(document, ("contract",)):
         contract = load_contract(configs, config.contract)
+        hold_against_registry(configs, contract, published or {})
     try:
         contract = contract.with_policies(config.policies)
     except ValueError as error:

@@ -3,6 +3,8 @@
 Contracts live in `client_configs/contracts/<name>/<version>.yaml` and never change once published.
 """
 
+import hashlib
+import json
 import re
 from collections.abc import Mapping
 from functools import cached_property, lru_cache
@@ -160,6 +162,13 @@ class Contract(Strict):
         return f"{self.contract}/{self.version}"
 
     @cached_property
+    def digest(self) -> str:
+        """Digest of what it says, 64 hex digits: equal whatever the layout and comments of its YAML."""
+        # Without defaults: a key that a later version of this software knows must not change what is published.
+        plain = self.model_dump(mode="json", by_alias=True, exclude_defaults=True)
+        return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
+
+    @cached_property
     def column(self) -> dict[str, Column]:
         """Columns by name."""
         return {column.name: column for column in self.columns}
@@ -278,6 +287,15 @@ class Contract(Strict):
     def vaulted(self) -> dict[str, str]:
         """Vaulted contract column -> its column group."""
         return {column.name: column.policy.vault for column in self.columns if column.policy.vault}
+
+
+def contract_names(configs: Path) -> list[str]:
+    """Every `<name>/<version>` in the registry below `configs`, usable or not, in order."""
+    found = [
+        (file.parent.name, int(file.stem))
+        for file in (configs / "contracts").glob("*/*.yaml") if re.fullmatch("[1-9][0-9]{0,5}", file.stem)
+    ]  # fmt: skip
+    return [f"{name}/{version}" for name, version in sorted(found)]
 
 
 def load_contract(configs: Path, name: str) -> Contract:

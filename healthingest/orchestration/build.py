@@ -5,9 +5,10 @@ import warnings
 
 import dagster as dg
 
-from healthingest.contracts.clients import ClientSet, fingerprint, load_clients
+from healthingest.contracts.clients import ClientSet, fingerprint
 from healthingest.contracts.contract import Contract, load_contract
 from healthingest.errors import ConfigError
+from healthingest.lake.registrations import known_clients
 from healthingest.orchestration.alerts import alert_sensor, installation_asset, state_checks
 from healthingest.orchestration.assets import feeds, pipeline_assets
 from healthingest.orchestration.closing import closing_jobs
@@ -24,7 +25,7 @@ def build_defs(places: Places | None = None) -> dg.Definitions:
     """All assets, checks, sensors and schedules of the installation that `places` (or the environment) names."""
     places = places or Places.from_env()
     loaded = fingerprint(places.configs)
-    clients = load_clients(places)
+    clients = known_clients(places)
     for problem in clients.problems:
         log.warning("A client is left out: %s", problem)
 
