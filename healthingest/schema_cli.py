@@ -1,5 +1,8 @@
-"""`healthingest schema`: the versions of contracts, what they hold, and what one asks that another does not."""
+"""`healthingest schema`: versions of contracts, what they hold, how they differ, and their exchange with others."""
 
+import re
+from enum import StrEnum
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -111,6 +114,85 @@ def diff_command(before: Name, after: Name, as_json: Json = False) -> int:
     typer.echo(f"{old.name} to {new.name}: {compatibility(found) if found else 'no difference'}")
     _say(found)
     return 0
+
+
+class Form(StrEnum):
+    """Forms in which others write contracts."""
+
+    odcs = "odcs"
+    json_schema = "json-schema"
+
+
+@command("export")
+def export_command(
+    name: Name,
+    form: Annotated[Form, typer.Option("--format", help="Open Data Contract Standard, or JSON Schema.")] = Form.odcs,
+    out: Annotated[Path | None, typer.Option(help="A new file; without it, the terminal.")] = None,
+    as_json: Json = False,
+) -> int:
+    """Write a contract as others read it. Nothing is lost: `schema import` makes the same of it.
+
+    Example: healthingest schema export member/1 --format json-schema --out member.schema.json
+    """
+    from healthingest.contracts.exchange import written
+    from healthingest.places import Places
+
+    contract = _contract(Places.from_env(), name)
+    text = written(contract, form.value)
+    if out is not None:
+        _put(out, text)
+    elif not as_json:
+        typer.echo(text, nl=False)
+    if as_json:
+        print_json({"contract": contract.name, "format": form.value, "out": out} | ({} if out else {"text": text}))
+    return 0
+
+
+@command("import")
+def import_command(
+    file: Annotated[Path, typer.Argument(help="An Open Data Contract Standard document or a JSON Schema.")],
+    name: Annotated[str, typer.Argument(help="The contract and version that it shall become, like member/2.")],
+    as_json: Json = False,
+) -> int:
+    """Make a contract's next version of a document of others: a file in client_configs/contracts, for a review.
+
+    Every column must say its policy, under `healthingest`; there is no default for what becomes of a member's values.
+
+    Example: healthingest schema import member.odcs.yaml member/2
+    """
+    from healthingest.contracts.contract import load_contract
+    from healthingest.contracts.exchange import as_yaml, read
+    from healthingest.contracts.versions import changes, compatibility, hold_against_registry
+    from healthingest.places import Places
+
+    places = Places.from_env()
+    if not re.fullmatch(r"[a-z][a-z0-9_]*/[1-9][0-9]{0,5}", name):
+        raise UsageError("Name the contract and version that it shall become, like member/2.")
+    if not file.is_file():
+        raise UsageError(f"There is no file {file}.")
+    stem, _, number = name.partition("/")
+    contract = read(file.read_text(encoding="utf-8"), stem, int(number))
+    hold_against_registry(places.configs, contract, {})
+    target = places.configs / "contracts" / f"{name}.yaml"
+    _put(target, as_yaml(contract))
+    found = []
+    if contract.version > 1:
+        found = changes(load_contract(places.configs, f"{stem}/{contract.version - 1}"), contract)
+    if as_json:
+        print_json({"file": target, "compatibility": compatibility(found), "changes": [vars(c) for c in found]})
+    else:
+        typer.echo(f"Wrote {target}.")
+        _say(found)
+    return 0
+
+
+def _put(target: Path, text: str) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with target.open("x", encoding="utf-8") as file:
+            file.write(text)
+    except FileExistsError:
+        raise UsageError(f"{target} is there already; name a new file.") from None
 
 
 def _say(changes: "list[Change] | tuple[Change, ...]") -> None:

@@ -57,6 +57,11 @@ _ALWAYS_NAMES = frozenset({"phone", "email", "ssn", "mbi"})
 _GENERALIZED: dict[str, str] = {"year": "date", "month": "date", "age_band": "date", "zip3": "us_zip"}
 
 
+def standard_shape(kind: str) -> str | None:
+    """Regular expression that the standard forms of a column type match; None: they may be any text."""
+    return _STANDARD_SHAPES.get(kind)
+
+
 class Policy(Strict):
     """What becomes of a column's values; a column must say it, there is no default."""
 

@@ -1,17 +1,21 @@
 """Versions of contracts: what a step asks of senders and readers, what is published, and what the registry refuses."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import pytest
 import yaml
+from open_data_contract_standard.model import OpenDataContractStandard
 from typer.testing import CliRunner
 
 from healthingest.cli import app
 from healthingest.contracts.contract import Contract
+from healthingest.contracts.exchange import Format, read, written
 from healthingest.contracts.versions import changes, compatibility
-from healthingest.errors import ConfigError
+from healthingest.errors import ConfigError, UsageError
 from healthingest.ingest import ingest, register
 from healthingest.lake.registrations import Registrations, known_clients
 from healthingest.platform import Platform
@@ -271,3 +275,63 @@ def test_people_see_versions_their_history_and_their_differences(
     wrong = CliRunner().invoke(app, ["schema", "show", "nobody/1"])
     assert wrong.exit_code == 2
     assert "There is no contract" in wrong.output
+
+
+# --- as others write them -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("form", ["odcs", "json-schema"])
+def test_a_contract_is_read_back_as_it_was_written(form: Format) -> None:
+    plain = copy_of(MEMBER)
+    plain["rules"].append({"id": "city.x", "column": "city", "in": ["X"], "severity": "warn",
+                           "when": {"column": "state", "in": ["MA"]}})  # fmt: skip
+    contract = Contract.model_validate(plain)
+    again = read(written(contract, form), "member", 1)
+    assert (again.digest, again) == (contract.digest, contract)
+
+
+def test_what_is_written_is_valid_by_the_standards_own_schemas() -> None:
+    contract = Contract.model_validate(MEMBER)
+    jsonschema.validate(yaml.safe_load(written(contract, "odcs")), json.loads(OpenDataContractStandard.json_schema()))
+    schema = json.loads(written(contract, "json-schema"))
+    jsonschema.Draft202012Validator.check_schema(schema)
+    judge = jsonschema.Draft202012Validator(schema)
+    good = {
+        "member_id": "M1",
+        "first_name": "Ada",
+        "last_name": "B",
+        "dob": "1980-01-02",
+        "state": "MA",
+        "zip": "02139",
+    }
+    assert judge.is_valid(good)
+    for wrong in ({"zip": "2139"}, {"gender": "man"}, {"city": "x" * 101}, {"member_id": "a b"}):
+        assert not judge.is_valid(good | wrong), wrong
+    assert not judge.is_valid({k: v for k, v in good.items() if k != "dob"})
+
+
+def test_what_does_not_say_what_becomes_of_values_is_refused() -> None:
+    token = {"type": "string", "x-healthingest": {"policy": {"token": True}}}
+    schema = {"$schema": "x", "properties": {"member_id": token, "email": {"type": "string", "format": "email"}}}
+    with pytest.raises(UsageError, match="becomes of the values of email"):
+        read(json.dumps(schema), "member", 1)
+    for text, said in (("[", "neither YAML nor JSON"), ("- a", "no contract"), ("a: b", "neither a JSON Schema")):
+        with pytest.raises(UsageError, match=said):
+            read(text, "member", 1)
+
+
+def test_a_contract_goes_out_and_comes_back_as_the_next_version(
+    home: Platform, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HEALTHINGEST_HOME", str(home.places.home))
+    out = tmp_path / "member.yaml"
+    assert CliRunner().invoke(app, ["schema", "export", "member/1", "--out", str(out)]).exit_code == 0
+    done = CliRunner().invoke(app, ["schema", "import", str(out), "member/2"])
+    assert (done.exit_code, done.output.count("\n")) == (0, 1), done.output
+    (home.places.configs / "acme.yaml").write_text("client_id: acme\ncontract: member/2\n")
+    assert deliver(Platform.open(home.places), "acme_20250106.csv", csv_of(line("M1"))).status == "succeeded"
+    for wrong in (["import", str(out), "member/2"], ["import", str(out), "member/4"], ["import", str(out), "member"],
+                  ["export", "member/1", "--out", str(out)]):  # fmt: skip
+        done = CliRunner().invoke(app, ["schema", *wrong])
+        assert done.exit_code in {1, 2}, wrong
+        assert done.stderr.count("\n") == 1
