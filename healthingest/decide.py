@@ -150,7 +150,9 @@ def _plan(platform: Platform, snapshot: Snapshot, batch: Sequence[Candidate]) ->
     applied: list[tuple[Candidate, Slot]] = []
     for candidate in batch:
         slot = Slot(snapshot, platform.lake.bronze, candidate.delivery)
-        takes_back = slot.earlier is not None and takes_back_too_much(platform, slot, candidate.members.keys)
+        # Of what is read again, a person has seen before what it takes back.
+        suspicious = slot.earlier is not None and candidate.delivery.reread_of is None
+        takes_back = suspicious and takes_back_too_much(platform, slot, candidate.members.keys)
         if candidate.verdict and candidate.verdict.decision == "discarded":
             decisions[candidate.delivery.file_id] = _discarded(candidate)
         elif (takes_back or candidate.judged.holds) and not candidate.verdict:

@@ -24,7 +24,7 @@ from healthingest.lake.sightings import SIGHTED
 from healthingest.lake.silver import HELD, Snapshot
 from healthingest.landing.names import printable
 from healthingest.members import Members, check_delivery, read_again
-from healthingest.model import Counts, Delivery, Outcome, Profile, Verdict
+from healthingest.model import Counts, Delivery, Outcome, Profile, Status, Verdict
 from healthingest.platform import Platform
 from healthingest.quality import judge_quality
 from healthingest.report.write import write_report
@@ -73,8 +73,11 @@ def _ended(platform: Platform, ids: Sequence[tuple[str, str]]) -> set[str]:
 
 def landed_before(platform: Platform, delivery: Delivery) -> str | None:
     """What to say where the bytes of an earlier delivery of a name lie in the landing zone again; else None."""
-    latest = max(platform.lake.bronze.slot(delivery.client_id, delivery.file_name), default=0)
-    if delivery.delivery_no >= latest:
+    bronze = platform.lake.bronze
+    slot = bronze.slot(delivery.client_id, delivery.file_name).items()
+    later = [bronze.find(delivery.client_id, file_id) for number, file_id in slot if number > delivery.delivery_no]
+    latest = max((f.delivery.delivery_no for f in later if f and f.delivery.origin != delivery.file_id), default=0)
+    if not latest:
         return None
     return (
         f"These are the bytes of delivery {delivery.delivery_no} of this name, which delivery {latest} has replaced; "
@@ -84,7 +87,7 @@ def landed_before(platform: Platform, delivery: Delivery) -> str | None:
 
 def replaces(platform: Platform, delivery: Delivery) -> str | None:
     """What to say of a delivery whose name had brought another file into silver before; else None."""
-    if delivery.delivery_no == 1 or not platform.lake.silver.exists():
+    if delivery.delivery_no == 1 or delivery.reread_of or not platform.lake.silver.exists():
         return None
     snapshot = Snapshot(platform.lake.silver.snapshot(), delivery.client_id)
     applied = snapshot.applied_of(platform.lake.bronze.slot(delivery.client_id, delivery.file_name))
@@ -190,13 +193,13 @@ def _ingest_batch(
         return ended
     silenced: set[str] = set()
     outcomes = _attempt(platform, undecided, run_id, stages, silenced)
+    outcomes = [_as_old(platform, o) for o in outcomes]
     with stages("audit"):
         written = lake.audit.put(outcomes, run_id=run_id, started_at=started)
     for o in outcomes:
         if o.delivery.file_id in silenced:
             take_out_of_bronze(platform, o.delivery)
-        if o.status == "discarded":
-            lake.quarantine.discard(o.delivery)
+        _close_records(platform, o.delivery, o.status)
     with stages("report"):
         _report(platform, [o.delivery for o in outcomes])
     seconds = {stage: total / len(outcomes) for stage, total in stages.seconds.items()}
@@ -286,6 +289,27 @@ def _check(
     return Candidate(outcome, client, members, judged, len(checked.extra_columns)), checked.rejected, erased
 
 
+def _as_old(platform: Platform, outcome: Outcome) -> Outcome:
+    """What is read once more did not come in later: nobody may take it for a client's delivery in time."""
+    origin = outcome.delivery.reread_of
+    row = platform.lake.audit.row(origin) if origin else None
+    return replace(outcome, ingested_at=row["ingestion_time"]) if row else outcome
+
+
+def _close_records(platform: Platform, delivery: Delivery, status: Status) -> None:
+    """Close the rejected records that nobody need do anything about any more."""
+    quarantine, bronze, client_id = platform.lake.quarantine, platform.lake.bronze, delivery.client_id
+    if status == "discarded":
+        quarantine.close(client_id, [delivery.file_id], "discarded")
+    elif status == "succeeded" and delivery.reread_of:
+        slot = [bronze.find(client_id, file_id) for file_id in bronze.slot(client_id, delivery.file_name).values()]
+        before = [
+            found.delivery.file_id for found in slot
+            if found and found.delivery.origin == delivery.origin and found.delivery.delivery_no < delivery.delivery_no
+        ]  # fmt: skip
+        quarantine.close(client_id, before, "released")
+
+
 def _failed(delivery: Delivery, error: PermanentError | ConfigError) -> Outcome:
     return Outcome(delivery, "failed", fresh=True, error_kind=error.kind, message=str(error))
 
@@ -303,8 +327,7 @@ def _recorded(
         delivery, status, fresh=False, max_invalid_ratio=quality.max_invalid_ratio,
         error_kind=status if status != "succeeded" else None, verdict=verdict,
     )  # fmt: skip
-    if status == "discarded":  # its attempt may have died before it closed them
-        platform.lake.quarantine.discard(delivery)
+    _close_records(platform, delivery, status)  # its attempt may have died before it did
     if row and row["status"] == status and row["decision"] == (verdict.decision if verdict else None):
         counts = Counts(**{name: row[name] or 0 for name in Counts.names()})
         judged = judge_quality(quality, counts, delivery, platform.lake.audit)

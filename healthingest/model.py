@@ -33,6 +33,13 @@ class Delivery:
     #: Digest of the client's config in force when the delivery was registered.
     config_hash: str
     registered_at: datetime
+    #: The delivery whose bytes it reads once more, under a later config; None: it was received.
+    reread_of: str | None = None
+
+    @property
+    def origin(self) -> str:
+        """file_id of the delivery that was received with these bytes."""
+        return self.reread_of or self.file_id
 
     @property
     def partition(self) -> tuple[str, str]:

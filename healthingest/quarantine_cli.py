@@ -1,5 +1,6 @@
-"""`healthingest quarantine`: see what was rejected and why, and give it back to the sender."""
+"""`healthingest quarantine`: see what was rejected and why, give it back to the sender, take in what passes now."""
 
+import os
 from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
@@ -8,12 +9,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from healthingest.command import Json, command_of
-from healthingest.show import print_json, print_table
+from healthingest.show import outcome_row, print_json, print_outcomes, print_table
 
 if TYPE_CHECKING:
+    from healthingest.model import Outcome
     from healthingest.platform import Platform
     from healthingest.reading import Reader
     from healthingest.rejections import Wanted
+    from healthingest.reread import Foretold
 
 quarantine_app = typer.Typer(help="Rejected records: see them, give them back to the sender.", no_args_is_help=True)
 command = command_of(quarantine_app)
@@ -147,6 +150,73 @@ def export_command(
     else:
         typer.echo(f"{feedback.height} problems of {rows.height} records written to {out}.")
     return 0
+
+
+@command("release")
+def release_command(
+    client: Annotated[str, typer.Option("--client", help="The client whose config or contract was mended.")],
+    files: Annotated[list[str] | None, typer.Argument(help="File names; none: all of the client's.")] = None,
+    plan: Annotated[bool, typer.Option("--plan", help="Only say what would happen; write nothing.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    as_json: Json = False,
+) -> int:
+    """Read deliveries again after their client's config or contract was mended, and merge what passes now.
+
+    Each becomes another delivery of its name, of the same bytes, under the present config, and replaces the earlier
+    one; a later file still wins. Shows first what it would release, and what it would refuse that was accepted.
+
+    Example: healthingest quarantine release --client acme --plan
+    """
+    from healthingest.ingest_cli import telling
+    from healthingest.reread import foretell, read_again, stale
+
+    platform = _open()
+    found = stale(platform, client, [Path(name).name for name in files or ()])
+    foretold = list(foretell(platform, found))
+    if not as_json:
+        _say_foretold(foretold)
+    if as_json and (plan or not foretold):
+        print_json({"deliveries": [_plain_foretold(one) for one in foretold]})
+    if plan or not foretold:
+        return 0
+    if not yes and not typer.confirm("Read them again?", err=True):
+        typer.echo("Nothing was done.", err=True)
+        return 1
+    outcomes: list[Outcome] = []
+    with telling(platform, len(found)) as tell:
+        for group in read_again(platform, found, run_id=f"quarantine release {os.getpid()}"):
+            outcomes += group
+            tell(group)
+    if as_json:
+        print_json({"deliveries": [_plain_foretold(one) for one in foretold],
+                    "files": [outcome_row(o) for o in outcomes]})  # fmt: skip
+    else:
+        print_outcomes(outcomes, [], platform)
+    return 1 if any(o.status != "succeeded" for o in outcomes) else 0
+
+
+def _say_foretold(foretold: "list[Foretold]") -> None:
+    if not foretold:
+        typer.echo("Every delivery was read by the client's present config; there is nothing to read again.")
+        return
+    released, refused = (sum(getattr(one, name) for one in foretold) for name in ("released", "refused"))
+    some = sum(one.released > 0 for one in foretold)
+    typer.echo(f"Would release {released:,} rejected record(s) of {some} deliveries"
+               f"{f', and refuse {refused:,} that were accepted' if refused else ''}.")  # fmt: skip
+    print_table("", ["file", "was", "records", "rejected", "would be rejected", ""], [
+        [one.registered.delivery.file_name, one.status, str(one.after.records or one.before.records),
+         str(one.before.rejected), "" if one.message else str(one.after.rejected), one.message or ""]
+        for one in foretold
+    ])  # fmt: skip
+
+
+def _plain_foretold(one: "Foretold") -> dict[str, object]:
+    delivery = one.registered.delivery
+    return {
+        "file_name": delivery.file_name, "file_id": delivery.file_id, "status": one.status, "released": one.released,
+        "refused": one.refused, "rejected": one.before.rejected, "would_be_rejected": one.after.rejected,
+        "message": one.message,
+    }  # fmt: skip
 
 
 def _open() -> "Platform":

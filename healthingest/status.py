@@ -50,7 +50,8 @@ def _landed(platform: Platform, audit: pl.DataFrame, landed: Landed, known: dict
         if platform.waits_for(landed.name):
             return {"file": printable(landed.name), "state": "waiting", "message": "Its client's config is broken."}
         return {"file": printable(landed.name), "state": "unroutable", "message": str(error)}
-    rows = audit.filter(pl.col("file_id") == file_id).to_dicts()
+    same = audit.filter((pl.col("file_id") == file_id) | (pl.col("reread_of") == file_id))
+    rows = same.sort("delivery_no").tail(1).to_dicts()
     if not rows or rows[0]["status"] == "unroutable":
         return {"file": printable(landed.name), "state": "waiting", "message": None}
     counts = {name: rows[0][name] for name in Counts.names()}

@@ -21,9 +21,11 @@ _OVERLAP = timedelta(hours=1)
 _COLUMNS = [
     "file_id", "client_id", "file_name", "creation_date", "delivery_no", "status", "records", "accepted", "rejected",
     "invalid_ratio", "max_invalid_ratio", "rules", "file_breaches", "extra_columns", "message", "error_kind",
-    "decision", "decided_by", "decided_at", "ingestion_time",
+    "decision", "decided_by", "decided_at", "reread_of", "started_at", "ingestion_time",
 ]  # fmt: skip
 _RULES = 5
+#: When a row was written, decided on by a person, or made of an old delivery's bytes.
+_MOMENTS = ("ingestion_time", "decided_at", "started_at")
 
 
 def of_deliveries(scene: Scene) -> Found:
@@ -42,7 +44,7 @@ def of_deliveries(scene: Scene) -> Found:
 
 def _known_at(row: Row) -> datetime:
     """When a row came to say what it says."""
-    moments: list[datetime] = [row["ingestion_time"], *([row["decided_at"]] if row["decided_at"] else [])]
+    moments: list[datetime] = [row[name] for name in _MOMENTS if row[name]]
     return max(moments)
 
 
@@ -54,7 +56,7 @@ def _standing(rows: Sequence[Row], scene: Scene) -> list[Row]:
 
 
 def _new_rows(scene: Scene, since: datetime | None) -> list[Row]:
-    new = None if since is None else (pl.col("ingestion_time") > since) | (pl.col("decided_at") > since)
+    new = None if since is None else pl.any_horizontal(pl.col(*_MOMENTS) > since)
     rows = sorted(scene.audit.frame(_COLUMNS, new).to_dicts(), key=_known_at)
     return [row for row in rows if scene.loaded.rank(f"file/{row['file_id']}") < rank_of(row)]
 
@@ -83,10 +85,10 @@ def of_row(row: Row, scene: Scene, held: Mapping[str, int]) -> Iterator[Observat
 
 
 def _counts(row: Row, condition: str, scene: Scene) -> bool:
-    """Whether a good delivery ends an alert: one that was released ends none on a later one."""
+    """Whether a good delivery ends an alert: one that was released, or read again, ends none on a later one."""
     alert = scene.alert(row["client_id"], condition)
     on = dict(alert.details).get("date", "") if alert else ""
-    return not row["decision"] or on <= str(row["creation_date"])
+    return not (row["decision"] or row["reread_of"]) or on <= str(row["creation_date"])
 
 
 def _is_on(row: Row, condition: str, scene: Scene) -> bool:
@@ -122,7 +124,8 @@ def _taken(row: Row, scene: Scene) -> Iterator[Observation]:
     over = over_limit(row) and not row["decision"]
     told = f"{name}: {_share(row)}, over the limit of {row['max_invalid_ratio']:.1%}." if over else ended
     yield _observation("invalid_ratio", row, scene, told, firing=over)
-    yield _observation("changed_file", row, scene, _changed(row), firing=row["delivery_no"] > 1)
+    if not row["reread_of"]:
+        yield _observation("changed_file", row, scene, _changed(row), firing=row["delivery_no"] > 1)
     extra = row["extra_columns"] or 0
     said = f"{name} has {extra} column(s) that the contract does not know; they stay in bronze."
     fine = f"{name} has the columns of the contract."

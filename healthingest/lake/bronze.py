@@ -32,6 +32,8 @@ from healthingest.privacy.seal import SealedReader, SealedWriter
 
 _BLOCK = 4 * 1024 * 1024
 _SEALED = ".sealed"
+#: Beside a sealed copy that is not registered yet: the delivery whose bytes they are.
+_ORIGIN = ".origin"
 _CHANGED = "The file changed while it was read; it is taken once it is complete."
 _UNREADABLE = "The file cannot be opened; check that it still exists and its permissions."
 
@@ -79,6 +81,41 @@ class Bronze:
         finally:
             temporary.unlink(missing_ok=True)
         return cast("Registered", self.find(client.client_id, file_id))
+
+    def again(self, registered: Registered, client: Client) -> Registered:
+        """The latest delivery of a name once more, as the client's present config reads it; itself if that read it.
+
+        It is a delivery of its own, the next of its name, and so replaces the one before as a whole.
+        """
+        before = registered.delivery
+        if before.config_hash == client.config_hash:
+            return registered
+        folder, origin = self.root / before.client_id, before.origin
+        name = FileName(before.file_name, before.client_id, before.creation_date, before.suffix)
+        file_id = tokens.reread_id(self._keyring, origin, client.config_hash, before.file_id)
+        slot, temporary = folder / "slots" / name.name, folder / f".{secrets.token_hex(8)}.tmp"
+        try:
+            with self.open(before) as source:
+                read = self._seal(iter(lambda: source.read(_BLOCK), b""), temporary, client)
+            with _locked(slot):
+                self._finish(name, client, but=file_id)
+                if not self.find(before.client_id, file_id):
+                    temporary.rename(folder / f"{file_id}{_SEALED}")
+                    (folder / f"{file_id}{_ORIGIN}").write_text(origin)
+                    generation = self._keyring.generation("bronze", before.client_id)
+                    self._write_manifest(name, client, file_id, _reserve(slot, file_id), read, generation=generation)
+        finally:
+            temporary.unlink(missing_ok=True)
+        return cast("Registered", self.find(before.client_id, file_id))
+
+    def latest(self, client_id: str) -> Iterator[Registered]:
+        """The latest registered delivery of each file name, in no particular order."""
+        slots = self.root / client_id / "slots"
+        for place in slots.iterdir() if slots.is_dir() else ():
+            found = [self.find(client_id, file_id) for file_id in self.slot(client_id, place.name).values()]
+            known = [registered for registered in found if registered]
+            if known:
+                yield max(known, key=lambda r: r.delivery.delivery_no)
 
     def find(self, client_id: str, file_id: str) -> Registered | None:
         """The registered delivery, or None."""
@@ -213,6 +250,14 @@ class Bronze:
                 preflight.feed(chunk)
         return preflight.facts()
 
+    def facts_again(self, registered: Registered, client: Client) -> Facts:
+        """What the pre-flight finds in a delivery's bytes by the client's present config."""
+        preflight = Preflight.of(client.config.source)
+        with self.open(registered.delivery) as source:
+            while chunk := source.read(_BLOCK):
+                preflight.feed(chunk)
+        return preflight.facts().model_copy(update={"erased_records": registered.facts.erased_records})
+
     def finish(self, name: FileName, client: Client) -> int:
         """Register what a process that died had sealed and numbered under a name, but not registered; how many."""
         with _locked(self.root / client.client_id / "slots" / name.name):
@@ -294,7 +339,11 @@ class Bronze:
             contract=client.contract.name,
             config_hash=client.config_hash,
             registered_at=datetime.now(UTC),
+            reread_of=self._origin(client.client_id, file_id),
         )
+        if delivery.reread_of and (origin := self.find(delivery.client_id, delivery.reread_of)):
+            # What was erased of it is gone from the bytes; the other records keep their numbers.
+            read = replace(read, facts=read.facts.model_copy(update={"erased_records": origin.facts.erased_records}))
         body = {
             "delivery": asdict(delivery)
             | {
@@ -306,6 +355,12 @@ class Bronze:
             "generation": generation,
         }
         self._write(self._manifest(delivery), body)
+        (self.root / client.client_id / f"{file_id}{_ORIGIN}").unlink(missing_ok=True)
+
+    def _origin(self, client_id: str, file_id: str) -> str | None:
+        """What a delivery that is about to be registered reads once more."""
+        note = self.root / client_id / f"{file_id}{_ORIGIN}"
+        return note.read_text() if note.exists() else None
 
     def _write(self, manifest: Path, body: Mapping[str, Any]) -> None:
         temporary = manifest.with_name(f".{secrets.token_hex(8)}.tmp")

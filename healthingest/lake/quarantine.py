@@ -1,8 +1,9 @@
 """The quarantine table: every rejected record, its reasons in clear, the record itself sealed."""
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Literal
 
 import polars as pl
 
@@ -75,12 +76,11 @@ class Quarantine(Table):
         parts = {_app_id(delivery): _rows(delivery, rejected, keyring, run_id) for delivery, rejected in batch}
         return {app_id.removeprefix(_APP) for app_id in self.append_once(parts)}
 
-    def discard(self, delivery: Delivery) -> None:
-        """Close the open records of a delivery that somebody has discarded."""
-        mine = (pl.col("client_id") == delivery.client_id) & (pl.col("file_id") == delivery.file_id)
+    def close(self, client_id: str, file_ids: Collection[str], state: Literal["discarded", "released"]) -> None:
+        """Close the open records of deliveries that somebody has discarded, or that were read again."""
+        mine = (pl.col("client_id") == client_id) & pl.col("file_id").is_in(list(file_ids))
         rows = self.frame(None, mine & (pl.col("state") == "open"))
-        closed = rows.with_columns(state=pl.lit("discarded"))
-        self.update_client(delivery.client_id, ["file_id", "record_no"], closed)
+        self.update_client(client_id, ["file_id", "record_no"], rows.with_columns(state=pl.lit(state)))
 
     def older(self, client_id: str, keyring: Keyring) -> int:
         """How many rejected records are sealed under another key than the client's latest."""

@@ -23,7 +23,8 @@ def report(instance: dg.DagsterInstance, platform: Platform, outcomes: Sequence[
     # One id for all: each costs a database file of its own.
     run_id = str(uuid.uuid4())
     # Freshness asks when a client was last heard of: one event for each is enough.
-    for last in {o.delivery.client_id: o for o in outcomes if o.status == "succeeded"}.values():
+    received = (o for o in outcomes if o.status == "succeeded" and not o.delivery.reread_of)
+    for last in {o.delivery.client_id: o for o in received}.values():
         instance.report_runless_asset_event(feed_event(last))
     for _, group in groupby(sorted(outcomes, key=partition), key=partition):
         _report_partition(instance, platform, list(group), run_id)

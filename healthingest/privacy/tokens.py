@@ -60,6 +60,12 @@ def file_id(keyring: Keyring, file_name: str, sha256: bytes) -> str:
     return hmac.digest(keyring.derive("file"), os.fsencode(file_name) + b"\0" + sha256, hashlib.sha256).hex()[:DIGITS]
 
 
+def reread_id(keyring: Keyring, origin: str, config_hash: str, latest: str) -> str:
+    """Identity of a delivery that is read once more under a config, after the latest of its name; 32 hex digits."""
+    said = "\0".join(("reread", origin, config_hash, latest)).encode()
+    return hmac.digest(keyring.derive("file"), said, hashlib.sha256).hex()[:DIGITS]
+
+
 def content_hmac(keyring: Keyring, sha256: bytes) -> str:
     """Keyed digest of a file's content alone, 32 hex digits."""
     return hmac.digest(keyring.derive("file", SHARED, "content"), sha256, hashlib.sha256).hex()[:DIGITS]
