@@ -59,7 +59,7 @@ class Registrations(Table):
         """The table below an output folder."""
         return cls(
             output / "checkpoint" / "contracts", SCHEMA, description="Published versions of contracts.",
-            comments=_COMMENTS,
+            comments=_COMMENTS, configuration={"delta.dataSkippingStatsColumns": "contract,version"},
         )  # fmt: skip
 
     def digests(self) -> dict[str, str]:
