@@ -14,4 +14,5 @@ fi
 "$bin/ruff" format --check .
 "$bin/mypy"
 # Two at a time; a file stays with one of them, since its tests share servers and browsers.
-exec "$bin/python" -m pytest -n 2 --dist loadfile "$@"
+# Files in their order: those that wait for servers and kills come first, and not all alone at the end.
+exec "$bin/python" -m pytest -n 2 --dist loadfile --no-loadscope-reorder "$@"
