@@ -290,9 +290,9 @@ def _check(
 
 
 def _as_old(platform: Platform, outcome: Outcome) -> Outcome:
-    """What is read once more did not come in later: nobody may take it for a client's delivery in time."""
-    origin = outcome.delivery.reread_of
-    row = platform.lake.audit.row(origin) if origin else None
+    """What is read once more, or discarded, did not come in later: nobody may take it for a client's latest."""
+    old = outcome.delivery.reread_of is not None or outcome.status == "discarded"
+    row = platform.lake.audit.row(outcome.delivery.origin) if old else None
     return replace(outcome, ingested_at=row["ingestion_time"]) if row else outcome
 
 

@@ -193,8 +193,15 @@ def _fingerprints(cursor: str | None) -> dict[str, str]:
 
 
 def _show(instance: dg.DagsterInstance, looked: Looked, known: Mapping[str, str]) -> dict[str, str]:
-    """Store the checks of those whose state has changed; the new fingerprints."""
-    now = {client_id or "": _fingerprint(looked.book, client_id) for client_id in [None, *looked.clients.active]}
+    """Store the checks of those whose state has changed, or who delivered since; the new fingerprints.
+
+    What was evaluated before an asset's latest materialization, the UI calls not evaluated.
+    """
+    fed = _fed(instance, looked.clients.active)
+    now = {
+        client_id or "": f"{_fingerprint(looked.book, client_id)}{fed.get(client_id or '', '')}"
+        for client_id in [None, *looked.clients.active]
+    }
     changed = [name for name, what in now.items() if known.get(name) != what][:_CLIENTS_PER_TICK]
     run_id = str(uuid.uuid4())  # one for all: each costs a database file of its own
     for result in results(looked.book, [name or None for name in changed]):
@@ -204,6 +211,15 @@ def _show(instance: dg.DagsterInstance, looked: Looked, known: Mapping[str, str]
         for alert in delays:
             store_check(instance, _delay(alert), None, run_id)
     return {name: what for name, what in known.items() if name in now} | {name: now[name] for name in changed}
+
+
+def _fed(instance: dg.DagsterInstance, clients: Sequence[str]) -> dict[str, str]:
+    """Client -> what tells its feed's latest materialization from the next."""
+    keys = {feed_key(client_id): client_id for client_id in clients}
+    entries = [record.asset_entry for record in instance.get_asset_records(list(keys))]
+    return {
+        keys[e.asset_key]: f" {e.last_materialization_storage_id}" for e in entries if e.last_materialization_record
+    }
 
 
 def _delay(alert: Alert) -> dg.AssetCheckResult:

@@ -14,6 +14,7 @@ import pytest
 from playwright.sync_api import Page, expect, sync_playwright
 
 from healthingest.platform import Platform
+from healthingest.release import close_delivery, find_delivery
 from healthingest_tests.conftest import csv_of, drop, install, line
 from healthingest_tests.servers import BIN, REPO, environment, free_port, running, wait_for_http, wait_for_status
 
@@ -131,12 +132,15 @@ def shows(site: Site, client: str, check: str, word: str, said: str) -> None:
     expect(site.page.get_by_text(word, exact=True).first).to_be_visible(timeout=_SLOW)
 
 
-def test_a_clients_present_state_is_red_while_it_is_bad_and_green_again_with_its_next_good_file(site: Site) -> None:
+def test_a_clients_present_state_is_red_until_what_is_held_is_closed(site: Site) -> None:
     shows(site, "holdco", "current_quality", "Failed", "holdco_20250106.csv is held")
     site.picture("client-red")
     drop(site.home, "holdco_20250107.csv", csv_of(line("M1"), line("M2")))
     materialize(site, "holdco|2025-01-07")
     assert wait_for_status(site.home, "holdco_20250107.csv", 90)[0] == "succeeded"
+    shows(site, "holdco", "current_quality", "Failed", "Deliveries still held: 1")
+    held = find_delivery(site.home, "holdco_20250106.csv")
+    close_delivery(site.home, held, "discard", by="jane", reason="sent by mistake")
     shows(site, "holdco", "current_quality", "Passed", "latest delivery was taken, within its limits")
     site.picture("client-green")
 

@@ -77,8 +77,10 @@ def test_a_released_delivery_is_merged_and_the_audit_says_who_and_why(holding: P
 
 def test_a_discarded_delivery_never_reaches_silver_and_its_rejected_records_are_closed(holding: Platform) -> None:
     delivery = held(holding)
+    came = row(holding, delivery)["ingestion_time"]
     outcome = close(holding, delivery, "discard")
     assert (outcome.status, shown(holding)) == ("discarded", {})
+    assert row(holding, delivery)["ingestion_time"] == came  # it is not the client's latest by that
     assert [row(holding, delivery)[n] for n in ("status", "decision", "decided_by")] == [
         "discarded",
         "discarded",
