@@ -54,6 +54,7 @@ def test_eight_clients_at_once_never_conflict(tmp_path: Path) -> None:
         table.snapshot()
     for client in home.clients.clients.values():
         home.lake.silver.for_client(client.client_id, client.contract)
+        home.publish(client)  # as making tables: once, by whoever comes first
     spawn = mp.get_context("spawn")
     barrier, queue = spawn.Barrier(len(CLIENTS)), spawn.Queue()
     workers = [spawn.Process(target=work, args=(home.places, client, barrier, queue)) for client in CLIENTS]
