@@ -321,10 +321,15 @@ def load_settings(configs: Path) -> Settings:
     Raises:
         ConfigError: it cannot be used; with file, line and key.
     """
-    file = configs / FILE
-    if not file.exists():
-        return Settings()
-    return strict_yaml.document_of(file, strict_yaml.text_of(file), empty=True).parse(Settings)
+    return _parsed(configs / FILE, _text(configs / FILE))
+
+
+def _text(file: Path) -> str:
+    return strict_yaml.text_of(file) if file.exists() else ""
+
+
+def _parsed(file: Path, text: str) -> Settings:
+    return strict_yaml.document_of(file, text, empty=True).parse(Settings)
 
 
 def settings_or_last(configs: Path, last: Path) -> tuple[Settings, ConfigError | None]:
@@ -335,14 +340,15 @@ def settings_or_last(configs: Path, last: Path) -> tuple[Settings, ConfigError |
     try:
         if not configs.is_dir():
             raise ConfigError("the folder of configs is not there.", file=configs)
-        settings = load_settings(configs)
+        text = _text(configs / FILE)
+        settings = _parsed(configs / FILE, text)
     except ConfigError as error:
         try:
-            return strict_yaml.document_of(last, strict_yaml.text_of(last), empty=True).parse(Settings), error
+            return _parsed(last, strict_yaml.text_of(last)), error
         except ConfigError:
             return Settings(), error
-    with contextlib.suppress(OSError, ConfigError):  # a full disk must not silence the watch either
-        _keep(strict_yaml.text_of(configs / FILE) if (configs / FILE).exists() else "", last)
+    with contextlib.suppress(OSError, UnicodeDecodeError):  # a full disk must not silence the watch either
+        _keep(text, last)
     return settings, None
 
 

@@ -73,11 +73,6 @@ class Loaded:
             self.known[evidence] = rank
         return self.known[evidence]
 
-    @property
-    def first(self) -> bool:
-        """Whether nobody has looked yet."""
-        return self.table.transaction_version("alerts") is None
-
     def watermark(self, source: str) -> datetime:
         """The time of the latest event of a source that was seen; the beginning of time before the first."""
         return datetime.fromtimestamp(int(self.table.transaction_version(f"watermark/{source}") or 0), UTC)

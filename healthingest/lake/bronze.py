@@ -73,11 +73,7 @@ class Bronze:
             with _locked(slot):
                 if _stamp(path) != read.stamp:
                     raise UnroutableError(_CHANGED)
-                self._finish(name, client, but=file_id)
-                if not self.find(client.client_id, file_id):
-                    temporary.rename(folder / f"{file_id}{_SEALED}")
-                    generation = self._keyring.generation("bronze", client.client_id)
-                    self._write_manifest(name, client, file_id, _reserve(slot, file_id), read, generation=generation)
+                self._admit(name, client, file_id, temporary, read)
         finally:
             temporary.unlink(missing_ok=True)
         return cast("Registered", self.find(client.client_id, file_id))
@@ -90,23 +86,31 @@ class Bronze:
         before = registered.delivery
         if before.config_hash == client.config_hash:
             return registered
-        folder, origin = self.root / before.client_id, before.origin
+        folder = self.root / before.client_id
         name = FileName(before.file_name, before.client_id, before.creation_date, before.suffix)
-        file_id = tokens.reread_id(self._keyring, origin, client.config_hash, before.file_id)
+        file_id = tokens.reread_id(self._keyring, before.origin, client.config_hash, before.file_id)
         slot, temporary = folder / "slots" / name.name, folder / f".{secrets.token_hex(8)}.tmp"
         try:
             with self.open(before) as source:
                 read = self._seal(iter(lambda: source.read(_BLOCK), b""), temporary, client)
             with _locked(slot):
-                self._finish(name, client, but=file_id)
-                if not self.find(before.client_id, file_id):
-                    temporary.rename(folder / f"{file_id}{_SEALED}")
-                    (folder / f"{file_id}{_ORIGIN}").write_text(origin)
-                    generation = self._keyring.generation("bronze", before.client_id)
-                    self._write_manifest(name, client, file_id, _reserve(slot, file_id), read, generation=generation)
+                self._admit(name, client, file_id, temporary, read, origin=before.origin)
         finally:
             temporary.unlink(missing_ok=True)
         return cast("Registered", self.find(before.client_id, file_id))
+
+    def _admit(
+        self, name: FileName, client: Client, file_id: str, sealed: Path, read: "_Read", origin: str | None = None
+    ) -> None:
+        """Number and register a sealed copy unless it is, with its slot's lock held; `origin`: what it reads again."""
+        folder, slot = self.root / client.client_id, self.root / client.client_id / "slots" / name.name
+        self._finish(name, client, but=file_id)
+        if not self.find(client.client_id, file_id):
+            sealed.rename(folder / f"{file_id}{_SEALED}")
+            if origin is not None:
+                (folder / f"{file_id}{_ORIGIN}").write_text(origin)
+            generation = self._keyring.generation("bronze", client.client_id)
+            self._write_manifest(name, client, file_id, _reserve(slot, file_id), read, generation=generation)
 
     def latest(self, client_id: str) -> Iterator[Registered]:
         """The latest registered delivery of each file name, in no particular order."""
