@@ -1,0 +1,86 @@
+"""Change keys of a client's YAML as a person would: its comments, order and quotes stay, so that the diff is small.
+
+Whole or not at all: the new text is loaded as a config first, and takes the old one's place at once.
+"""
+
+import io
+import os
+import re
+import secrets
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+from ruamel.yaml.comments import CommentedMap, CommentedSeq
+from ruamel.yaml.scalarstring import DoubleQuotedScalarString
+
+from healthingest.contracts import strict_yaml
+from healthingest.errors import ConfigError
+
+_WIDTH = 120
+#: Text that every YAML reader takes for text without quotes; the rest gets them.
+_PLAIN = re.compile(r"(?!(?:y|n|yes|no|on|off|true|false|null|none)$)[a-z_][\w./ -]*", re.IGNORECASE)
+
+
+def edited(text: str, values: Mapping[tuple[str | int, ...], Any]) -> str:
+    """The text of a YAML mapping with the value at each path put in; mappings on the way are made."""
+    yaml = YAML()
+    yaml.preserve_quotes, yaml.width = True, _WIDTH
+    if re.search(r"^[^\s#-].*:\s*(#.*)?\n(\s*#.*\n)*  +- ", text, re.MULTILINE):  # lists stand indented in this file
+        yaml.indent(mapping=2, sequence=4, offset=2)
+    document = yaml.load(text)
+    for path, value in values.items():
+        place = document
+        for step in path[:-1]:
+            step = _put(step)
+            if isinstance(place, dict) and step not in place:
+                place[step] = CommentedMap()
+            place = place[step]
+        if isinstance(place, list) and path[-1] == len(place):
+            place.append(_put(value))
+        else:
+            place[_put(path[-1])] = _put(value)
+    out = io.StringIO()
+    yaml.dump(document, out)
+    return out.getvalue()
+
+
+def _put(value: Any) -> Any:  # noqa: ANN401 - what YAML holds
+    """A value as it is written: short lists and mappings on one line, text that could be misread in quotes."""
+    if isinstance(value, str):
+        return value if _PLAIN.fullmatch(value) else DoubleQuotedScalarString(value)
+    if isinstance(value, dict):
+        mapping = CommentedMap({_put(key): _put(one) for key, one in value.items()})
+        mapping.fa.set_flow_style()
+        return mapping
+    if isinstance(value, list):
+        sequence = CommentedSeq(map(_put, value))
+        sequence.fa.set_flow_style()
+        return sequence
+    return value
+
+
+def replace_text(file: Path, text: str) -> None:
+    """Put a text in a file's place, on disk for good: who reads meanwhile finds the one or the other, whole."""
+    temporary = file.with_name(f".{file.name}.{secrets.token_hex(4)}")
+    try:
+        with temporary.open("x", encoding="utf-8") as new:
+            new.write(text)
+            new.flush()
+            os.fsync(new.fileno())
+        temporary.chmod(file.stat().st_mode & 0o777)
+        temporary.replace(file)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def client_file(configs: Path, client_id: str) -> Path | None:
+    """The YAML that is a client's; None: there is none."""
+    for file in sorted([*configs.glob("*.yaml"), *configs.glob("*.yml")]):
+        try:
+            if strict_yaml.load(file).value.get("client_id") == client_id:
+                return file
+        except ConfigError:
+            continue
+    return None
