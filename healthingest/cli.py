@@ -21,9 +21,9 @@ from healthingest.export_cli import export_command
 from healthingest.hardening import harden
 from healthingest.ingest_cli import ingest_command
 from healthingest.keys_cli import audit_app, keys_app
+from healthingest.proposals_cli import schema_app
 from healthingest.quarantine_cli import quarantine_app
 from healthingest.release_cli import discard_command, release_command
-from healthingest.schema_cli import schema_app
 from healthingest.show import print_json, print_status, print_table
 
 app = typer.Typer(

@@ -18,6 +18,7 @@ from typing import Any
 import polars as pl
 
 from healthingest.decide import STATUS, Candidate, Decision, decide, is_settled, recorded
+from healthingest.drift import notice
 from healthingest.errors import ConfigError, PermanentError, UnroutableError
 from healthingest.lake.delta import retry
 from healthingest.lake.sightings import SIGHTED
@@ -26,9 +27,11 @@ from healthingest.landing.names import printable
 from healthingest.members import Members, check_delivery, read_again
 from healthingest.model import Counts, Delivery, Outcome, Profile, Status, Verdict
 from healthingest.platform import Platform
+from healthingest.propose import write_proposals
 from healthingest.quality import judge_quality
 from healthingest.report.write import write_report
 from healthingest.silence import silence, take_out_of_bronze
+from healthingest.widen import widen
 
 log = logging.getLogger(__name__)
 OnStage = Callable[[str], None]
@@ -42,11 +45,13 @@ def register(platform: Platform, path: Path) -> Delivery:
 
     Raises:
         UnroutableError: its name leads nowhere, or it cannot be read.
-        ConfigError: the client's contract was published with another text a moment ago.
+        ConfigError: the client's YAML or contract was changed a moment ago, and cannot be used.
     """
     name = platform.route(path.name)
+    widen(platform, path, name.client_id)
     with platform.lake.exclusion.shared(name.client_id):
-        now, client = platform.current(name.client_id), platform.clients.clients[name.client_id]
+        client = platform.present_client(name.client_id)
+        now = platform.current(name.client_id)
         platform.publish(client)
         return now.lake.bronze.add(path, name, client).delivery
 
@@ -202,6 +207,7 @@ def _ingest_batch(
         _close_records(platform, o.delivery, o.status)
     with stages("report"):
         _report(platform, [o.delivery for o in outcomes])
+        _notice(platform, outcomes)
     seconds = {stage: total / len(outcomes) for stage, total in stages.seconds.items()}
     for o in outcomes:
         log.info("%s %s: %s of %s records accepted, %.1f s", o.delivery.file_name, o.status, o.counts.accepted,
@@ -225,6 +231,16 @@ def _report(platform: Platform, deliveries: Sequence[Delivery]) -> None:
     except Exception as error:  # noqa: BLE001 - whatever a disk or a template may raise
         log.warning("%s: no report was written (%s); make it with healthingest report.", deliveries[0].client_id,
                     type(error).__name__)  # fmt: skip
+
+
+def _notice(platform: Platform, outcomes: Sequence[Outcome]) -> None:
+    """Note how the deliveries differ from their contract; it decides nothing, so that it may fail no delivery."""
+    try:
+        if notice(platform, outcomes):
+            write_proposals(platform, outcomes[0].delivery.client_id)
+    except Exception as error:  # noqa: BLE001 - whatever a disk or an odd file may raise
+        log.warning("%s: its columns were not compared (%s); run healthingest schema propose.",
+                    outcomes[0].delivery.client_id, type(error).__name__)  # fmt: skip
 
 
 def _attempt(

@@ -9,6 +9,7 @@ import polars as pl
 
 from healthingest.contracts.clients import Client
 from healthingest.errors import AccountingError, PermanentError
+from healthingest.lake.bronze import Registered
 from healthingest.lake.sightings import sequence
 from healthingest.landing.preflight import Facts
 from healthingest.model import Delivery
@@ -62,6 +63,19 @@ def check_bytes(
             f"{counts.records} records were read, but {counts.accepted} accepted and {counts.rejected} rejected."
         )
     return checked
+
+
+def check_as(platform: Platform, one: Registered, client: Client) -> Checked:
+    """A delivery's bytes in bronze as another config than its own reads them.
+
+    Raises:
+        PermanentError: as `check_delivery`.
+    """
+    bronze = platform.lake.bronze
+    return check_bytes(
+        lambda: bronze.open(one.delivery), bronze.facts_again(one, client), one.delivery, client,
+        lambda _stage, _seconds: None, platform.keyring,
+    )  # fmt: skip
 
 
 def read_again(platform: Platform, delivery: Delivery) -> "Members":

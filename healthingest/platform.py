@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from healthingest.contracts.clients import Client, ClientSet
+from healthingest.contracts.clients import Client, ClientSet, load_client, stamp_of
 from healthingest.contracts.contract import load_contract
 from healthingest.contracts.versions import hold_against_registry
 from healthingest.errors import ConfigError
@@ -30,6 +30,8 @@ class Platform:
     lake: Lake
     #: Clients as deliveries are pinned to them, by client and config digest: a history has few of them.
     _pinned: dict[tuple[str, str, str], Client] = field(default_factory=dict, compare=False, repr=False)
+    #: Clients whose YAML has changed since.
+    _fresh: dict[str, Client] = field(default_factory=dict, compare=False, repr=False)
     #: Contracts that were registered since.
     _published: set[str] = field(default_factory=set, compare=False, repr=False)
     #: Tells the keyring's file as it was opened.
@@ -90,6 +92,26 @@ class Platform:
         if key not in self._pinned:
             self._pinned[key] = Client.from_pin(self.lake.bronze.pinned_config(delivery), self.places.configs)
         return self._pinned[key]
+
+    def present_client(self, client_id: str) -> Client:
+        """The client as its YAML is at this moment: it may have been changed since this was opened.
+
+        To be called with the client's lock held, shared or alone: an approval changes the YAML under it, alone.
+
+        Raises:
+            ConfigError: what it says now cannot be used; the file waits.
+        """
+        client = self._fresh.get(client_id) or self.clients.clients[client_id]
+        if client.file is None or stamp_of(client.file[0]) == client.file[1]:
+            return client
+        published = Registrations.at(self.places.output).digests()
+        fresh = load_client(client.file[0], self.places.configs, published)
+        if fresh.client_id != client_id:
+            raise ConfigError(f"it is no longer the file of {client_id}.", file=client.file[0], key="client_id")
+        if fresh.contract.groups - client.contract.groups:  # keys for them are given to whoever opens the installation
+            Platform.open(self.places, whole=False)
+        self._fresh[client_id] = fresh
+        return fresh
 
     def publish(self, client: Client) -> None:
         """Register the client's contract with the first delivery that meets it: from then on its text stands.

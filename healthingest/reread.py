@@ -13,10 +13,9 @@ from healthingest.contracts.clients import Client
 from healthingest.errors import ConfigError, PermanentError, UsageError
 from healthingest.ingest import ingest_many
 from healthingest.lake.bronze import Registered
-from healthingest.members import check_bytes
+from healthingest.members import check_as
 from healthingest.model import Counts, Outcome
 from healthingest.platform import Platform
-from healthingest.records.check import Checked
 from healthingest.silence import without_erased
 
 
@@ -43,13 +42,16 @@ class Foretold:
         return max(0, self.before.accepted - self.after.accepted)
 
 
-def stale(platform: Platform, client_id: str, names: Sequence[str] = ()) -> list[Registered]:
-    """The latest delivery of each file name, or of some, that another config than the client's present one read.
+def stale(
+    platform: Platform, client_id: str, names: Sequence[str] = (), client: Client | None = None
+) -> list[Registered]:
+    """The latest delivery of each file name, or of some, that another config than the present one, or `client`, read.
 
     Raises:
         UsageError: the client cannot be served now, or has no delivery of such a name.
     """
-    client = platform.clients.clients.get(client_id)
+    if client is None and client_id in platform.clients.clients:
+        client = platform.present_client(client_id)
     if client is None:
         known = ", ".join(platform.clients.clients) or "none"
         raise UsageError(f"There is no client {client_id!r} whose config can be used; there is {known}.")
@@ -67,30 +69,21 @@ def stale(platform: Platform, client_id: str, names: Sequence[str] = ()) -> list
     return sorted(other, key=lambda r: sequence_key(r.delivery))
 
 
-def foretell(platform: Platform, registered: Sequence[Registered]) -> Iterator[Foretold]:
-    """What would become of each; writes nothing."""
+def foretell(platform: Platform, registered: Sequence[Registered], client: Client | None = None) -> Iterator[Foretold]:
+    """What would become of each under its client's present config, or that of `client`; writes nothing."""
     rows = platform.lake.audit.rows([r.delivery.file_id for r in registered])
     for one in registered:
         row = rows[one.delivery.file_id]
         before = Counts(**{name: row[name] or 0 for name in Counts.names()})
-        client = platform.clients.clients[one.delivery.client_id]
+        wanted = client or platform.clients.clients[one.delivery.client_id]
         now = platform.current(one.delivery.client_id)
         try:
-            checked = _checked(now, one, client)
+            checked = check_as(now, one, wanted)
         except (PermanentError, ConfigError) as error:
             yield Foretold(one, row["status"], before, Counts(), str(error))
         else:
             after = without_erased(now, one.delivery.client_id, checked).counts
             yield Foretold(one, row["status"], before, after)
-
-
-def _checked(platform: Platform, one: Registered, client: Client) -> Checked:
-    """A delivery's bytes as the client's present config reads them."""
-    bronze = platform.lake.bronze
-    return check_bytes(
-        lambda: bronze.open(one.delivery), bronze.facts_again(one, client), one.delivery, client,
-        lambda _stage, _seconds: None, platform.keyring,
-    )  # fmt: skip
 
 
 def read_again(platform: Platform, registered: Sequence[Registered], *, run_id: str) -> Iterator[list[Outcome]]:
@@ -100,7 +93,8 @@ def read_again(platform: Platform, registered: Sequence[Registered], *, run_id: 
         for one in registered[at : at + GROUP]:
             client_id = one.delivery.client_id
             with platform.lake.exclusion.shared(client_id):
-                now, client = platform.current(client_id), platform.clients.clients[client_id]
+                client = platform.present_client(client_id)
+                now = platform.current(client_id)
                 platform.publish(client)
                 deliveries.append(now.lake.bronze.again(one, client).delivery)
         yield ingest_many(platform, deliveries, run_id=run_id)

@@ -159,6 +159,19 @@ class ClientConfig(Strict):
         return self
 
 
+#: Tells one content of a path from the next: inode, size, and change time, which nobody can set.
+FileStamp = tuple[int, int, int]
+
+
+def stamp_of(file: Path) -> FileStamp:
+    """The stamp of a file as it is now; that of none if it is gone."""
+    try:
+        found = file.stat()
+    except OSError:
+        return 0, 0, 0
+    return found.st_ino, found.st_size, found.st_ctime_ns
+
+
 @dataclass(frozen=True)
 class Client:
     """A client whose config, contract and hooks loaded well."""
@@ -168,6 +181,8 @@ class Client:
     contract: Contract
     #: name/version -> the Python function that a transform of the config calls.
     hooks: Mapping[str, Hook] = field(default_factory=dict)
+    #: Its YAML and that file's stamp when it was read; None for a client as a delivery is pinned to it.
+    file: tuple[Path, FileStamp] | None = field(default=None, compare=False)
 
     @property
     def pin(self) -> dict[str, Any]:
@@ -292,6 +307,7 @@ def load_client(file: Path, configs: Path, published: Mapping[str, str] | None =
     Raises:
         ConfigError: with file, line and key of the first mistake.
     """
+    stamp = stamp_of(file)  # before it is read: what changes meanwhile is read once more
     document = strict_yaml.load(file)
     config = document.parse(ClientConfig)
     with _told_at(document, ("contract",)):
@@ -303,7 +319,7 @@ def load_client(file: Path, configs: Path, published: Mapping[str, str] | None =
         said = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error)
         raise document.error(said.removeprefix("Value error, ") + ".", ("policies",)) from None
     hooks = _load_hooks(config, configs, document)
-    client = Client(config.client_id, config, contract, hooks)
+    client = Client(config.client_id, config, contract, hooks, (file, stamp))
     _hold_against_contract(client, document)
     for number, step in enumerate(config.transform):
         if step.hook is not None:
@@ -336,7 +352,7 @@ def _hold_against_contract(client: Client, document: strict_yaml.Document) -> No
 
 
 def _columns_exist(client: Client, document: strict_yaml.Document) -> None:
-    """Everything that names a contract column names one there is, and no column has two origins."""
+    """Everything that names a contract column names one there is; headers of one column say the same of it."""
     known = ", ".join(client.contract.column)
     named: list[tuple[tuple[str | int, ...], str]] = [
         (("columns", header), source.to) for header, source in client.config.columns.items()
@@ -346,10 +362,14 @@ def _columns_exist(client: Client, document: strict_yaml.Document) -> None:
     for at, to in named:
         if to not in client.contract.column:
             raise document.error(f"{client.contract.name} has no column {to}; it has {known}.", at)
-    targets = [source.to for source in client.config.columns.values()]
+    first: dict[str, tuple[str, ColumnSource]] = {}
     for header, source in client.config.columns.items():
-        if targets.count(source.to) > 1:
-            raise document.error(f"two headers lead to {source.to}; keep one.", ("columns", header))
+        other, same = first.setdefault(source.to, (header, source))
+        if same != source:  # a sender may change a name; how the values are read must not depend on it
+            raise document.error(
+                f"{other} and {header} both lead to {source.to} and say different things of it; write the same "
+                "for both, or keep one.", ("columns", header),
+            )  # fmt: skip
 
 
 def _columns_fit(client: Client, document: strict_yaml.Document) -> None:

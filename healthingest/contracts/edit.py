@@ -23,27 +23,46 @@ _WIDTH = 120
 _PLAIN = re.compile(r"(?!(?:y|n|yes|no|on|off|true|false|null|none)$)[a-z_][\w./ -]*", re.IGNORECASE)
 
 
+#: Put in a value's place, it takes the key or item out.
+REMOVED = object()
+
+
 def edited(text: str, values: Mapping[tuple[str | int, ...], Any]) -> str:
-    """The text of a YAML mapping with the value at each path put in; mappings on the way are made."""
+    """The text of a YAML mapping with the value at each path put in, or taken out; mappings on the way are made.
+
+    What is taken out goes last, and items of a list from its end, so that all paths are those of the given text.
+    """
     yaml = YAML()
     yaml.preserve_quotes, yaml.width = True, _WIDTH
     if re.search(r"^[^\s#-].*:\s*(#.*)?\n(\s*#.*\n)*  +- ", text, re.MULTILINE):  # lists stand indented in this file
         yaml.indent(mapping=2, sequence=4, offset=2)
     document = yaml.load(text)
     for path, value in values.items():
+        if value is not REMOVED:
+            _put_at(document, path, value)
+    gone = [path for path, value in values.items() if value is REMOVED]
+    for *steps, last in sorted(gone, key=lambda path: [(isinstance(s, str), s) for s in path], reverse=True):
         place = document
-        for step in path[:-1]:
-            step = _put(step)
-            if isinstance(place, dict) and step not in place:
-                place[step] = CommentedMap()
+        for step in steps:
             place = place[step]
-        if isinstance(place, list) and path[-1] == len(place):
-            place.append(_put(value))
-        else:
-            place[_put(path[-1])] = _put(value)
+        del place[last]
+        if not place and steps:  # an empty mapping would read as nothing at all
+            del document[steps[0]]
     out = io.StringIO()
     yaml.dump(document, out)
     return out.getvalue()
+
+
+def _put_at(document: Any, path: tuple[str | int, ...], value: Any) -> None:  # noqa: ANN401 - what YAML holds
+    place = document
+    for step in map(_put, path[:-1]):
+        if isinstance(place, dict) and step not in place:
+            place[step] = CommentedMap()
+        place = place[step]
+    if isinstance(place, list) and path[-1] == len(place):
+        place.append(_put(value))
+    else:
+        place[_put(path[-1])] = _put(value)
 
 
 def _put(value: Any) -> Any:  # noqa: ANN401 - what YAML holds

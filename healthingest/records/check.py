@@ -176,7 +176,9 @@ def _profile(batches: list[CheckedBatch], rejected: pl.DataFrame, reader: Record
         filled.update(batch.filled)
         warnings.update(batch.warnings)
     written = reader.header.written if reader.header else {}
-    columns = reader.client.contract.column
+    # In the order of the file, so that a file whose columns stand otherwise can be told.
+    places = reader.header.columns if reader.header else {}
+    columns = sorted(reader.client.contract.column, key=lambda column: places.get(column, 10**6))
     return Profile(
         rules=count_reasons(rejected["reasons"], warnings),
         pairs=count_pairs(rejected["reasons"]),

@@ -1,0 +1,210 @@
+"""Proposals to change a client's schema: what deliveries showed, gathered, with what approving each would do.
+
+A proposal is open as long as the client's present config does not take in what was seen and nobody has rejected it. So
+whoever mends the YAML by hand closes it as well, and nothing is left to be kept in step. Needs no keys.
+"""
+
+import secrets
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import polars as pl
+import yaml
+
+from healthingest.contracts.clients import Client, ClientSet
+from healthingest.contracts.versions import Compatibility
+from healthingest.errors import UsageError
+from healthingest.lake.audit import Audit
+from healthingest.lake.proposals import Drifts, Noted, Word, Words
+from healthingest.places import Places
+from healthingest.records.drift import Drift, Kind
+from healthingest.records.header import normal_header
+
+State = Literal["open", "second person", "applied", "rejected", "noted"]
+_SHOWN = 20
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """One change of a client's schema that its deliveries ask for."""
+
+    client_id: str
+    kind: Kind
+    subject: str
+    #: What showed it, latest deliveries of their names only, in the order of noting.
+    seen: tuple[Noted, ...]
+    state: State
+    words: tuple[Word, ...] = ()
+
+    @property
+    def proposal_id(self) -> str:
+        """What commands call it: `acme.added.middle_name`."""
+        return f"{self.client_id}.{self.kind}.{self.subject}"
+
+    @property
+    def drift(self) -> Drift:
+        """The latest evidence, with what all of it asks for together."""
+        last = self.seen[-1].drift
+        codes = sorted({code for noted in self.seen for code in noted.drift.fix.get("codes", ())})
+        return last if not codes else Drift(**vars(last) | {"fix": last.fix | {"codes": codes}})
+
+    @property
+    def releases(self) -> int:
+        """Rejected records that approving would accept."""
+        return sum(noted.releases for noted in self.seen)
+
+    @property
+    def is_open(self) -> bool:
+        """Whether somebody must still say something."""
+        return self.state in {"open", "second person"}
+
+    @property
+    def sentence(self) -> str:
+        """What was seen."""
+        drift, column = self.drift, self.drift.column
+        name = f'"{drift.header}"' if drift.header else self.subject
+        return {
+            "added": f"The header has a column {name} that {self.seen[-1].contract} does not know",
+            "renamed": f"The column {column} is missing, and {name} looks like it",
+            "missing": f"The column {column} is missing",
+            "emptied": f"The column {column} is empty now",
+            "retyped": f"The values of {column} have another shape: {drift.shape}",
+            "codes": f"The column {column} has codes that its list does not know",
+            "reordered": "The columns stand in another order, which changes nothing: they are found by their names",
+        }[self.kind] + "."
+
+    @property
+    def impact(self) -> str:
+        """What approving would do, in numbers of records and deliveries."""
+        files, drift = len(self.seen), self.drift
+        values = sum(noted.drift.filled for noted in self.seen)
+        released = f"would release {self.releases:,} quarantined records of {files} deliveries"
+        if self.kind == "added":
+            return f"would add column {self.subject} and fill it from {values:,} records of {files} deliveries"
+        if self.kind == "renamed":
+            said = f"would read {drift.column} from {values:,} records of {files} deliveries"
+            return f"{said}; {released}" if self.releases else said
+        if self.kind in {"missing", "emptied"}:
+            return f"would take {drift.column} out of the contract; {files} deliveries came without it"
+        return released if self.kind in {"retyped", "codes"} else "nothing to do"
+
+
+def proposals_of(places: Places, clients: ClientSet, client_id: str | None = None) -> list[Proposal]:
+    """All proposals of a client, or of all clients, by id."""
+    noted: dict[tuple[str, Kind, str], list[Noted]] = defaultdict(list)
+    found = Drifts.at(places.output).of(client_id)
+    latest = _latest(places, {n.client_id for n in found})
+    for one in found:
+        if one.file_id in latest:
+            noted[one.client_id, one.drift.kind, one.drift.subject].append(one)
+    words: dict[str, list[Word]] = defaultdict(list)
+    for word in Words.at(places.output).of(client_id):
+        words[word.proposal].append(word)
+    made = []
+    for (of, kind, subject), seen in sorted(noted.items()):
+        if of in clients.clients:
+            said = tuple(words[f"{of}.{kind}.{subject}"])
+            state = _state(clients.clients[of], kind, seen, said)
+            made.append(Proposal(of, kind, subject, tuple(seen), state, said))
+    return made
+
+
+def proposal_named(places: Places, clients: ClientSet, proposal_id: str) -> Proposal:
+    """One proposal.
+
+    Raises:
+        UsageError: there is none of that id.
+    """
+    client_id = proposal_id.partition(".")[0]
+    found = {p.proposal_id: p for p in proposals_of(places, clients, client_id)}
+    if proposal_id not in found:
+        known = ", ".join(p.proposal_id for p in found.values() if p.is_open) or "none open"
+        raise UsageError(f"There is no proposal {proposal_id!r}; there is {known}.")
+    return found[proposal_id]
+
+
+def _latest(places: Places, client_ids: set[str]) -> set[str]:
+    """Deliveries (file_id, as received) that no other file has replaced under their names."""
+    columns = ["client_id", "file_name", "delivery_no", "file_id", "reread_of"]
+    rows = Audit.at(places.output).frame(columns, pl.col("client_id").is_in(sorted(client_ids)))
+    last = rows.sort("delivery_no").group_by("client_id", "file_name").last()
+    return set(last.select(pl.coalesce("reread_of", "file_id")).to_series())
+
+
+def _state(client: Client, kind: Kind, seen: Sequence[Noted], words: Sequence[Word]) -> State:
+    if kind == "reordered":
+        return "noted"
+    if all(covers(client, noted.drift) for noted in seen):
+        return "applied"
+    last = words[-1] if words else None
+    if last and last.word == "rejected":
+        return "rejected"
+    if last and last.word == "applied" and last.said_at >= seen[-1].noted_at:
+        return "applied"
+    return "second person" if last and last.word == "approved" else "open"
+
+
+def covers(client: Client, drift: Drift) -> bool:
+    """Whether a client's config takes in what a delivery showed."""
+    contract, column = client.contract, drift.column or ""
+    if drift.kind in {"added", "renamed"}:
+        known = {*contract.column, *client.config.columns, *(s for t in client.config.transform for s in t.sources)}
+        return drift.header is not None and normal_header(drift.header) in map(normal_header, known)
+    if column not in contract.column:
+        return True
+    source = client.column_source(column)
+    if drift.kind == "retyped":
+        formats = drift.fix.get("fits", [drift.fix.get("date_format")])
+        return bool(set(formats) & set(source.date_formats or ())) or (
+            source.zip_repair and bool(drift.fix.get("zip_repair"))
+        )
+    if drift.kind == "codes":
+        rule = next((rule for rule in client.rules if rule.id == drift.rule), None)
+        codes = set(drift.fix.get("codes", ()))
+        builtin = drift.rule == f"{column}.{contract.column[column].type}"
+        return not builtin and (rule is None or (bool(codes) and codes <= set(rule.in_ or codes)))
+    return False
+
+
+# --- as a file ----------------------------------------------------------------------------------------------------
+
+
+def as_document(
+    proposal: Proposal, diff: Mapping[str, Any] | None, compatibility: Compatibility | None
+) -> dict[str, Any]:
+    """The proposal as its file says it; no value of a record is in it."""
+    drift = proposal.drift
+    evidence = [
+        {
+            "file": n.file_name, "records": n.drift.records, "filled": n.drift.filled,
+            "fill_rate": round(n.drift.filled / n.drift.records, 4) if n.drift.records else 0.0,
+            "distinct": n.drift.distinct, "shape": n.drift.shape, "told_by": n.drift.rule, "releases": n.releases,
+        }
+        for n in proposal.seen[-_SHOWN:]
+    ]  # fmt: skip
+    return {
+        "proposal": proposal.proposal_id, "client_id": proposal.client_id, "kind": proposal.kind,
+        "state": proposal.state, "says": proposal.sentence, "header": drift.header, "column": drift.column,
+        "contract": proposal.seen[-1].contract, "compatibility": compatibility, "impact": proposal.impact,
+        "change": dict(diff or {}), "suggests": drift.fix, "deliveries": len(proposal.seen), "evidence": evidence,
+        "words": [{"word": w.word, "by": w.said_by, "at": w.said_at.isoformat(timespec="seconds"), "why": w.reason}
+                  for w in proposal.words],
+    }  # fmt: skip
+
+
+def write_file(places: Places, document: Mapping[str, Any]) -> Path:
+    """Write a proposal's file, `output/proposals/<id>.yaml`, in the place of the one before."""
+    folder = places.output / "proposals"
+    folder.mkdir(parents=True, exist_ok=True)
+    target = folder / f"{document['proposal']}.yaml"
+    temporary = folder / f".{secrets.token_hex(8)}.tmp"
+    try:
+        text = yaml.safe_dump(dict(document), sort_keys=False, allow_unicode=True, width=120)
+        temporary.write_text(text, encoding="utf-8")
+        temporary.replace(target)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return target
