@@ -96,6 +96,8 @@ def proposals_of(places: Places, clients: ClientSet, client_id: str | None = Non
     """All proposals of a client, or of all clients, by id."""
     noted: dict[tuple[str, Kind, str], list[Noted]] = defaultdict(list)
     found = Drifts.at(places.output).of(client_id)
+    if not found:
+        return []
     latest = _latest(places, {n.client_id for n in found})
     for one in found:
         if one.file_id in latest:

@@ -29,7 +29,7 @@ CONDITIONS: Mapping[str, Condition] = {
     "delivery_failed": Condition("error", "Delivery failed as a whole", "current_quality"),
     "file_rules": Condition("warning", "Unusual number of records", "current_quality"),
     "changed_file": Condition("info", "A landed file was replaced", "files_as_agreed"),
-    "contract_drift": Condition("warning", "Columns differ from the contract", "files_as_agreed"),
+    "contract_drift": Condition("warning", "Files differ from the contract: approve or reject", "files_as_agreed"),
     "data_delay": Condition("error", "Data is late", "delivery_expected"),
     # of a client's runs, or of a job's
     "pipeline_failure": Condition("error", "Run failed", "pipeline"),

@@ -20,7 +20,7 @@ from healthingest.landing.names import printable
 _OVERLAP = timedelta(hours=1)
 _COLUMNS = [
     "file_id", "client_id", "file_name", "creation_date", "delivery_no", "status", "records", "accepted", "rejected",
-    "invalid_ratio", "max_invalid_ratio", "rules", "file_breaches", "extra_columns", "message", "error_kind",
+    "invalid_ratio", "max_invalid_ratio", "rules", "file_breaches", "message", "error_kind",
     "decision", "decided_by", "decided_at", "reread_of", "started_at", "ingestion_time",
 ]  # fmt: skip
 _RULES = 5
@@ -126,10 +126,6 @@ def _taken(row: Row, scene: Scene) -> Iterator[Observation]:
     yield _observation("invalid_ratio", row, scene, told, firing=over)
     if not row["reread_of"]:
         yield _observation("changed_file", row, scene, _changed(row), firing=row["delivery_no"] > 1)
-    extra = row["extra_columns"] or 0
-    said = f"{name} has {extra} column(s) that the contract does not know; they stay in bronze."
-    fine = f"{name} has the columns of the contract."
-    yield _observation("contract_drift", row, scene, said if extra else fine, firing=bool(extra))
     said, fine = " ".join(row["file_breaches"] or ()), f"{name} has as many records as expected."
     yield _observation("file_rules", row, scene, said or fine, firing=bool(said) and not row["decision"])
 

@@ -18,6 +18,7 @@ from healthingest.contracts.duration import in_hours
 from healthingest.landing.discovery import list_landing
 from healthingest.landing.names import printable
 from healthingest.places import Places
+from healthingest.proposals import Proposal, proposals_of
 
 #: A delivery that nobody has decided for so long is nobody's any more.
 _UNDECIDED_FOR = timedelta(minutes=30)
@@ -83,6 +84,22 @@ def of_configs(scene: Scene) -> Found:
             for a in scene.book.alerts.values() if a.open and a.client_id == client_id
         ]  # fmt: skip
     return found, Seen()
+
+
+def of_proposals(scene: Scene) -> Found:
+    """Clients whose files differ from their contracts in a way that waits for a person's word."""
+    waiting: dict[str, list[Proposal]] = {}
+    for proposal in proposals_of(scene.places, scene.clients):
+        waiting.setdefault(proposal.client_id, []).extend([proposal] if proposal.is_open else [])
+    found = []
+    for client_id, proposals in waiting.items():
+        said = " ".join(f"{p.sentence} Approving {p.proposal_id} {p.impact}." for p in proposals[:_SHOWN])
+        more = f" And {len(proposals) - _SHOWN} more." if len(proposals) > _SHOWN else ""
+        text = f"{said}{more} See healthingest schema list." if proposals else "No change waits for approval."
+        details = (("proposals", ", ".join(p.proposal_id for p in proposals[:_SHOWN])),) if proposals else ()
+        seen = scene.state("contract_drift", text, firing=bool(proposals), client_id=client_id, details=details)
+        found.append(seen)
+    return [*found, *scene.over("contract_drift", found, "No change waits for approval.")], Seen()
 
 
 def of_machine(scene: Scene) -> Found:

@@ -40,6 +40,7 @@ SOURCES: Mapping[str, Source] = {
     "machine": states.of_machine,
     "undecided": states.of_undecided,
     "places": states.of_places,
+    "proposals": states.of_proposals,
 }
 #: Services take about one message a second.
 _BETWEEN_SECONDS = 1.1

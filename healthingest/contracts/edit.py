@@ -71,7 +71,8 @@ def _put(value: Any) -> Any:  # noqa: ANN401 - what YAML holds
         return value if _PLAIN.fullmatch(value) else DoubleQuotedScalarString(value)
     if isinstance(value, dict):
         mapping = CommentedMap({_put(key): _put(one) for key, one in value.items()})
-        mapping.fa.set_flow_style()
+        if "policy" not in value:  # a column of a contract stands on lines of its own
+            mapping.fa.set_flow_style()
         return mapping
     if isinstance(value, list):
         sequence = CommentedSeq(map(_put, value))

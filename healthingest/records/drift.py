@@ -26,6 +26,8 @@ RETYPED, RETYPED_SHARE = 3, 0.1
 _WAS_FILLED, NOW_EMPTY = 0.2, 20
 #: Records that must have a code before it is named.
 _CODE_RECORDS = 5
+#: New words that a code may have; more are mistakes.
+_CODES = 10
 _MOST = 0.9
 #: How alike names and shapes of values must be for one column to be the other, renamed.
 _ALIKE, _NAMES_ALIKE = 0.6, 0.3
@@ -153,13 +155,14 @@ def _of_values(column: SeenColumn, client: Client, profile: Profile, before: Bef
     failing = broken.get(rule_id, 0)
     enough = failing >= RETYPED and failing >= RETYPED_SHARE * column.records
     if client.contract.column[name].parsed and failing and (enough or rule_id in before.open_rules):
-        yield _retyped(column, client, rule_id, failing)
+        yield from _retyped(column, client, rule_id, failing, before)
     for rule in client.rules:
         if rule.column == name and rule.in_ and rule.when is None and broken.get(rule.id):
             yield from _codes(column, client, rule, broken[rule.id], before)
 
 
-def _retyped(column: SeenColumn, client: Client, rule_id: str, failing: int) -> Drift:
+def _retyped(column: SeenColumn, client: Client, rule_id: str, failing: int, before: Before) -> Iterator[Drift]:
+    """What became of values that have no standard form; a bad file is no change, so that there must be a pattern."""
     name = column.column or ""
     kind, source = client.contract.column[name].type, client.column_source(name)
     values = clean(adjust(column.values, source), ["", *client.config.source.null_values])
@@ -171,8 +174,12 @@ def _retyped(column: SeenColumn, client: Client, rule_id: str, failing: int) -> 
     elif kind == "us_zip" and len(other) and other.str.contains(f"^(?:{_ZIP_WITHOUT_ZERO})$").mean() >= _MOST:  # type: ignore[operator]
         fix = {"zip_repair": True}
     codes = kind in {"gender", "us_state"}
-    return _drift("codes" if codes else "retyped", name, column, rule_id, column=name, fix=fix, other=other,
-                  filled=failing)  # fmt: skip
+    often = other.value_counts(sort=True).head(1)["count"].sum()
+    pattern = often >= _CODE_RECORDS and other.n_unique() <= _CODES if codes else bool(fix)
+    others = failing >= NOW_EMPTY and 2 * failing >= column.filled
+    if pattern or others or rule_id in before.open_rules:
+        yield _drift("codes" if codes else "retyped", name, column, rule_id, column=name, fix=fix, other=other,
+                     filled=failing)  # fmt: skip
 
 
 def _codes(column: SeenColumn, client: Client, rule: Rule, failing: int, before: Before) -> Iterator[Drift]:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from healthingest.approve import reject
 from healthingest.platform import Platform
 from healthingest_tests.conftest import HEADER, csv_of, drop, install, line
 from healthingest_tests.receiver import Receiver, receiving
@@ -65,6 +66,8 @@ def test_each_place_hears_once_of_each_cause_within_a_minute_and_once_of_its_end
             assert second - first >= 1  # services take about one message a second
         hook.taken.clear()
         every_client_sends(home, "20250107", csv_of(line("M1")), env, tmp_path)
+        for client in CLIENTS:
+            reject(home, f"{client}.added.surprise", by="jane", reason="not for us")
         command("alerts", "watch", env=env, cwd=tmp_path)
         time.sleep(16)  # what else may have the same cause is waited for
         command("alerts", "watch", env=env, cwd=tmp_path)

@@ -126,7 +126,7 @@ alerts: {slack: "env:ACME_SLACK_WEBHOOK", pagerduty: "env:ACME_PD_KEY"}
             None, None, "same id",
         ),
         ("client_id: acme\ncolumns:\n  MemberNo: member_no\n", 3, "columns.MemberNo", "no column member_no"),
-        ("client_id: acme\ncolumns:\n  A: zip\n  B: {to: zip, case: upper}\n", 4, "columns.B", "A and B both lead to zip"),
+        ("client_id: acme\ncolumns:\n  A: zip\n  B: {to: zip, case: upper}\n", 4, "columns.B", "both lead to zip"),
         ("client_id: acme\ncolumns:\n  D: {to: dob, date_formats: ['%m/%d/%y']}\n", 3, "columns.D.date_formats", "%Y"),
         ("client_id: acme\ncolumns:\n  D: {to: dob, date_formats: []}\n", 3, "columns.D.date_formats", "at least 1"),
         ('client_id: "acme|2025-01-06"\n', 1, "client_id", "letters, digits"),
