@@ -4,7 +4,7 @@ Decides nothing about a delivery. The counts that every delivery has anyway say 
 then is it read once more. Whoever dies between the audit row and here loses a note: `schema propose` looks again.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -92,10 +92,12 @@ def notice(platform: Platform, outcomes: Sequence[Outcome]) -> int:
     if not received:
         return 0
     client_id = received[0].delivery.client_id
-    rows = _rows(platform, client_id)
-    ids = {o.delivery.file_id for o in received}
-    history = _history(platform, client_id, [row for row in rows if row["file_id"] not in ids])
-    return _note(platform, client_id, [(o.delivery, Seen.of(o)) for o in received], history, rows)
+    ids = [o.delivery.file_id for o in received]
+    before = ~pl.col("file_id").is_in(ids) & (pl.col("status") == "succeeded")
+    recent = platform.lake.audit.frame(_COLUMNS, (pl.col("client_id") == client_id) & before)
+    history = _history(platform, client_id, recent.sort("ingestion_time").tail(_RECENT).to_dicts())
+    work = [(o.delivery, Seen.of(o)) for o in received]
+    return _note(platform, client_id, work, history, lambda: _rows(platform, client_id))
 
 
 def look_again(platform: Platform, client_id: str) -> int:
@@ -105,7 +107,7 @@ def look_again(platform: Platform, client_id: str) -> int:
     rows = [row for row in latest.values() if row["status"] != "discarded"]
     found = [(platform.lake.bronze.find(client_id, row["reread_of"] or row["file_id"]), row) for row in rows]
     work = [(one.delivery, Seen.of_row(row)) for one, row in found if one]
-    return _note(platform, client_id, work, _history(platform, client_id, []), rows)
+    return _note(platform, client_id, work, _history(platform, client_id, []), lambda: rows)
 
 
 def _rows(platform: Platform, client_id: str) -> list[dict[str, Any]]:
@@ -121,15 +123,14 @@ def _history(platform: Platform, client_id: str, rows: Sequence[Mapping[str, Any
     history = _History(Before({}, open_rules=rules))
     for n in noted:
         history = history.with_codes(n.drift)
-    taken = sorted((row for row in rows if row["status"] == "succeeded"), key=lambda row: row["ingestion_time"])
-    for row in taken[-_RECENT:]:
+    for row in rows:
         history = history.with_(Seen.of_row(row))
     return history
 
 
 def _note(
     platform: Platform, client_id: str, work: Sequence[tuple[Delivery, Seen]], history: _History,
-    rows: Sequence[Mapping[str, Any]],
+    rows: Callable[[], Sequence[Mapping[str, Any]]],
 ) -> int:  # fmt: skip
     found: list[tuple[Delivery, Drift, int]] = []
     new: dict[tuple[str, str], Drift] = {}
@@ -142,7 +143,7 @@ def _note(
                     new[drift.subject, drift.rule] = drift
         history = history.with_(seen)
     for drift in new.values():
-        found += _others(platform, client_id, drift, rows, {d.file_id for d, _, _ in found})
+        found += _others(platform, client_id, drift, rows(), {d.file_id for d, _, _ in found})
     return Drifts.at(platform.places.output).put(found) if found else 0
 
 
