@@ -42,7 +42,7 @@ def _attempt(table: Table, names: set[str]) -> int | None:
     try:
         actions = [{"metaData": _metadata(handle, {**schema, "fields": fields})}]
         for add in pl.DataFrame(handle.get_add_actions(flatten=False)).to_dicts():
-            actions += _rewritten(table.path, handle, add, names, written)
+            actions += _rewritten(table.path, add, names, written)
         told = {"healthingest": json.dumps({"deliveries": {}, "dropped": sorted(names)})}
         return put_entry(table.path, handle, Entry("DROP COLUMNS", {}, actions, {}, told))
     except Exception:
@@ -61,9 +61,7 @@ def _metadata(handle: DeltaTable, schema: dict[str, Any]) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _rewritten(
-    root: Path, handle: DeltaTable, add: dict[str, Any], names: set[str], written: list[Path]
-) -> list[dict[str, Any]]:
+def _rewritten(root: Path, add: dict[str, Any], names: set[str], written: list[Path]) -> list[dict[str, Any]]:
     """Actions that put a file without the columns in a file's place; none if it lacks them anyway."""
     path = root / add["path"]
     scan = pl.scan_parquet(path, glob=False)
