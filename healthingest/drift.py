@@ -6,6 +6,7 @@ then is it read once more. Whoever dies between the audit row and here loses a n
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import datetime
 from typing import Any
 
 import polars as pl
@@ -100,14 +101,23 @@ def notice(platform: Platform, outcomes: Sequence[Outcome]) -> int:
     return _note(platform, client_id, work, history, lambda: _rows(platform, client_id))
 
 
-def look_again(platform: Platform, client_id: str) -> int:
-    """Look at all deliveries that a client's files stand for now, in their order; how many notes are new."""
+def look_again(platform: Platform, client_id: str, since: datetime | None = None) -> int:
+    """Look at all deliveries that a client's files stand for now, in their order; how many notes are new.
+
+    `since`: only at those that were decided since then and have no note, which a process that died may have left.
+    """
     rows = _rows(platform, client_id)
     latest = {row["file_name"]: row for row in sorted(rows, key=lambda row: row["delivery_no"])}
     rows = [row for row in latest.values() if row["status"] != "discarded"]
     found = [(platform.lake.bronze.find(client_id, row["reread_of"] or row["file_id"]), row) for row in rows]
     work = [(one.delivery, Seen.of_row(row)) for one, row in found if one]
-    return _note(platform, client_id, work, _history(platform, client_id, []), lambda: rows)
+    before: list[dict[str, Any]] = []
+    if since is not None:
+        noted = {n.file_id for n in Drifts.at(platform.places.output).of(client_id)}
+        new = {row["reread_of"] or row["file_id"] for row in rows if row["ingestion_time"] > since} - noted
+        work = [(delivery, seen) for delivery, seen in work if delivery.file_id in new]
+        before = [row for row in rows if (row["reread_of"] or row["file_id"]) not in new][-_RECENT:]
+    return _note(platform, client_id, work, _history(platform, client_id, before), lambda: rows)
 
 
 def _rows(platform: Platform, client_id: str) -> list[dict[str, Any]]:

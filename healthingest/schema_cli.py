@@ -116,6 +116,36 @@ def diff_command(before: Name, after: Name, as_json: Json = False) -> int:
     return 0
 
 
+@command("reconcile")
+def reconcile_command(
+    plan: Annotated[bool, typer.Option("--plan", help="Only say what differs; write nothing.")] = False,
+    as_json: Json = False,
+) -> int:
+    """Hold the tables against the registry; add what is missing, and tell what differs otherwise.
+
+    Exits with 1 if anything remains that a person must look at (with --plan, if anything differs).
+
+    Example: healthingest schema reconcile --plan
+    """
+    from healthingest.lake.registrations import known_clients
+    from healthingest.places import Places
+    from healthingest.reconcile import differences, reconcile
+
+    places = Places.from_env()
+    clients = known_clients(places)
+    mended, left = ([], differences(places, clients)) if plan else reconcile(places, clients)
+    if as_json:
+        print_json({"repaired": [vars(d) for d in mended], "left": [vars(d) for d in left]})
+        return 1 if left else 0
+    for one in mended:
+        typer.echo(f"repaired: {one.sentence}")
+    for one in left:
+        typer.echo(one.sentence)
+    if not left:
+        typer.echo("The tables are as the registry says.")
+    return 1 if left else 0
+
+
 class Form(StrEnum):
     """Forms in which others write contracts."""
 

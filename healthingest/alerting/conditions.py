@@ -42,6 +42,7 @@ CONDITIONS: Mapping[str, Condition] = {
     "sensor_failing": Condition("critical", "Sensor or schedule fails", "ticking"),
     "not_ticking": Condition("critical", "Sensor or schedule does not tick", "ticking"),
     "daemon_down": Condition("critical", "Dagster daemon not heard of", "ticking"),
+    "schema_out_of_sync": Condition("error", "Tables differ from the registry", "schema_in_sync"),
     "disk_nearly_full": Condition("critical", "Disk nearly full", "machine"),
     "keys_expiring": Condition("warning", "Keys are due for rotation", "machine"),
     "place_failing": Condition("error", "Alerts do not get through", "alerting"),

@@ -19,6 +19,7 @@ from healthingest.landing.discovery import list_landing
 from healthingest.landing.names import printable
 from healthingest.places import Places
 from healthingest.proposals import Proposal, proposals_of
+from healthingest.reconcile import differences
 
 #: A delivery that nobody has decided for so long is nobody's any more.
 _UNDECIDED_FOR = timedelta(minutes=30)
@@ -100,6 +101,15 @@ def of_proposals(scene: Scene) -> Found:
         seen = scene.state("contract_drift", text, firing=bool(proposals), client_id=client_id, details=details)
         found.append(seen)
     return [*found, *scene.over("contract_drift", found, "No change waits for approval.")], Seen()
+
+
+def of_schema(scene: Scene) -> Found:
+    """Tables that are not what the registry says of them."""
+    found = differences(scene.places, scene.clients)
+    said = " ".join(difference.sentence for difference in found[:_SHOWN])
+    more = f" And {len(found) - _SHOWN} more." if len(found) > _SHOWN else ""
+    text = f"{said}{more} See healthingest schema reconcile." if found else "The tables are as the registry says."
+    return [scene.state("schema_out_of_sync", text, firing=bool(found))], Seen()
 
 
 def of_machine(scene: Scene) -> Found:

@@ -41,6 +41,7 @@ SOURCES: Mapping[str, Source] = {
     "undecided": states.of_undecided,
     "places": states.of_places,
     "proposals": states.of_proposals,
+    "schema": states.of_schema,
 }
 #: Services take about one message a second.
 _BETWEEN_SECONDS = 1.1

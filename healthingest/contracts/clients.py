@@ -276,7 +276,7 @@ def load_clients(places: Places, published: Mapping[str, str] | None = None) -> 
         if file.name in {"roles.yaml", "alerts.yaml"} or file.name.startswith("."):
             continue
         try:
-            client = load_client(file, places.configs, published)
+            client = load_client(file, places.configs, published, env=places.env)
             if client.client_id in clients:
                 raise ConfigError(
                     f"client_id {client.client_id} is already taken by another file.",
@@ -301,8 +301,10 @@ def _refuse_other_type(client: Client, types: "_Types", file: Path) -> None:
     types |= mine | types
 
 
-def load_client(file: Path, configs: Path, published: Mapping[str, str] | None = None) -> Client:
+def load_client(file: Path, configs: Path, published: Mapping[str, str] | None = None, *, env: str = "dev") -> Client:
     """Load one client's YAML with its contract, and hold each against the other and the registry.
+
+    `env`: HEALTHINGEST_ENV; in prod every change of a schema waits for people.
 
     Raises:
         ConfigError: with file, line and key of the first mistake.
@@ -310,6 +312,8 @@ def load_client(file: Path, configs: Path, published: Mapping[str, str] | None =
     stamp = stamp_of(file)  # before it is read: what changes meanwhile is read once more
     document = strict_yaml.load(file)
     config = document.parse(ClientConfig)
+    if env == "prod" and config.schema_evolution != "review":
+        raise document.error("in prod only review is allowed; write review, or leave it out.", ("schema_evolution",))
     with _told_at(document, ("contract",)):
         contract = load_contract(configs, config.contract)
         hold_against_registry(configs, contract, published or {})

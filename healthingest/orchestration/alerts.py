@@ -39,14 +39,15 @@ _REDRAWN_SECONDS = 300.0
 _CLIENTS_PER_TICK = 40
 #: Checks of every client's feed, and of the installation, in the order of their conditions.
 _OF_CLIENT = ("current_quality", "files_as_agreed", "pipeline")
-_OF_INSTALLATION = ("configs", "landing_zone", "ticking", "machine", "alerting", "pipeline")
+_OF_INSTALLATION = ("configs", "landing_zone", "ticking", "schema_in_sync", "machine", "alerting", "pipeline")
 _SAYS = {
     "current_quality": "The client's latest delivery was taken, within its limits.",
-    "files_as_agreed": "The client's latest file came once, with the columns of the contract.",
+    "files_as_agreed": "The client's latest file came once, and no change of its files waits for approval.",
     "pipeline": "No run failed, crashed or hangs, and nothing registered was left undecided.",
     "configs": "Every config can be used.",
     "landing_zone": "Every landed file leads to a client.",
     "ticking": "Sensors, schedules and daemons are alive.",
+    "schema_in_sync": "Silver, quarantine, sightings and audit have the columns that the registry says.",
     "machine": "Disks have room, and keys are not due for rotation.",
     "alerting": "The watch sees everything, and its messages get through.",
 }

@@ -13,7 +13,7 @@ from healthingest.orchestration.alerts import alert_sensor, installation_asset, 
 from healthingest.orchestration.assets import feeds, pipeline_assets
 from healthingest.orchestration.closing import closing_jobs
 from healthingest.orchestration.partitions import partitions
-from healthingest.orchestration.schedules import delivery_watch, maintenance
+from healthingest.orchestration.schedules import delivery_watch, maintenance, reconciliation
 from healthingest.orchestration.sensors import ingest_job, landing_zone_sensor
 from healthingest.places import Places
 from healthingest.platform import Platform
@@ -41,15 +41,16 @@ def build_defs(places: Places | None = None) -> dg.Definitions:
         watch_checks, schedules = delivery_watch(open_platform, clients)
         job = ingest_job()
         maintenance_job, nightly = maintenance(open_platform)
+        reconciliation_job, hourly = reconciliation(open_platform)
         return dg.Definitions(
             assets=[*dg.with_source_code_references(assets), *feeds(clients), installation_asset()],
             asset_checks=[*watch_checks, state_checks(places, clients)],
-            schedules=[*schedules, nightly],
+            schedules=[*schedules, nightly, hourly],
             sensors=[
                 landing_zone_sensor(open_platform, keys, loaded, lambda: build_defs(places), job),
                 alert_sensor(places),
             ],
-            jobs=[job, maintenance_job, *closing_jobs(open_platform)],
+            jobs=[job, maintenance_job, reconciliation_job, *closing_jobs(open_platform)],
             executor=dg.in_process_executor,
         )
 

@@ -43,6 +43,7 @@ TICKING = (
     Ticking("landing_zone", timedelta(seconds=30)),
     Ticking("alert_watch", timedelta(seconds=30)),
     Ticking("delivery_watch_every_4_hours", timedelta(hours=4)),
+    Ticking("schema_reconciliation_hourly", timedelta(hours=1)),
     Ticking("maintenance_daily", timedelta(hours=24)),
 )
 

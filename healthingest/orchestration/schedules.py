@@ -1,20 +1,30 @@
-"""What runs by the clock: whether each client has delivered, every four hours; maintenance, every night."""
+"""What runs by the clock: whether each client has delivered, every four hours; tables against the registry, every
+hour; maintenance, every night.
+"""  # noqa: D205 - one sentence
 
-from collections.abc import Iterator
-from datetime import timedelta
+import uuid
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime, timedelta
 
 import dagster as dg
 
 from healthingest.contracts.clients import ClientSet
+from healthingest.drift import look_again
 from healthingest.maintain import maintain
 from healthingest.orchestration.assets import OpenPlatform
-from healthingest.orchestration.checks import delivery_expected, delivery_expected_specs
+from healthingest.orchestration.checks import delivery_expected, delivery_expected_specs, store_check
 from healthingest.orchestration.events import readable_errors
 from healthingest.orchestration.retention import forget_runs
+from healthingest.propose import write_proposals
+from healthingest.reconcile import Difference, reconcile
 
 CRON = "0 */4 * * *"
 #: After the night's deliveries, before people come; UTC.
 MAINTENANCE_CRON = "30 3 * * *"
+RECONCILIATION_CRON = "15 * * * *"
+SCHEMA_IN_SYNC = "schema_in_sync"
+#: What a process that died did not compare with its contract is found within a few runs.
+_LOOKED_BACK = timedelta(hours=6)
 _EVENTS_KEPT = timedelta(days=90)
 
 
@@ -74,3 +84,48 @@ def maintenance(open_platform: OpenPlatform) -> tuple[dg.JobDefinition, dg.Sched
         description="Every night what `healthingest maintain` does.",
     )
     return job, schedule
+
+
+def reconciliation(open_platform: OpenPlatform) -> tuple[dg.JobDefinition, dg.ScheduleDefinition]:
+    """The job that does what `healthingest schema reconcile` and `propose` do, and its schedule."""
+
+    @dg.op(name="reconcile", description="Tables against the registry; files that nobody had compared with theirs.")
+    def reconcile_op(context: dg.OpExecutionContext) -> None:
+        with readable_errors():
+            platform = open_platform()
+            mended, left = reconcile(platform.places, platform.clients)
+            since = datetime.now(UTC) - _LOOKED_BACK
+            noticed = [c for c in platform.clients.active if look_again(platform, c, since)]
+            for client_id in noticed:
+                write_proposals(platform, client_id)
+        for one in mended:
+            context.log.info("repaired: %s", one.sentence)
+        for one in left:
+            context.log.error(one.sentence)
+        context.add_output_metadata({"repaired": len(mended), "left": len(left), "proposals of": ", ".join(noticed)})
+        store_check(context.instance, schema_in_sync(left), None, str(uuid.uuid4()))
+
+    @dg.job(name="schema_reconciliation", description="Puts right what lags behind the registry, and tells the rest.")
+    def job() -> None:
+        reconcile_op()
+
+    schedule = dg.ScheduleDefinition(
+        name="schema_reconciliation_hourly",
+        job=job,
+        cron_schedule=RECONCILIATION_CRON,
+        execution_timezone="UTC",
+        default_status=dg.DefaultScheduleStatus.RUNNING,
+        description="Every hour what `healthingest schema reconcile` does.",
+    )
+    return job, schedule
+
+
+def schema_in_sync(left: Sequence[Difference]) -> dg.AssetCheckResult:
+    """Fails with the exact difference between tables and registry."""
+    return dg.AssetCheckResult(
+        asset_key="installation",
+        check_name=SCHEMA_IN_SYNC,
+        passed=not left,
+        description=" ".join(d.sentence for d in left) or "The tables are as the registry says.",
+        metadata={f"{d.table} {d.subject}".strip(): d.text for d in left},
+    )

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import dagster as dg
 import pytest
+from deltalake import DeltaTable, Field
 
 from healthingest.errors import UsageError
 from healthingest.orchestration import retention
@@ -56,3 +57,26 @@ def test_runs_that_later_ones_have_replaced_are_forgotten_and_no_partition_turns
 def test_less_than_a_week_of_events_is_refused(instance: dg.DagsterInstance) -> None:
     with pytest.raises(UsageError, match="7 days"):
         forget_runs(instance, timedelta(days=6))
+
+
+def test_the_hourly_job_holds_the_tables_against_the_registry_and_shows_the_exact_difference(
+    home: Platform, instance: dg.DagsterInstance
+) -> None:
+    deliver(home, "acme_20250106.csv", csv_of(line("M1")))
+    defs = build_defs(home.places)
+    key = dg.AssetCheckKey(dg.AssetKey("installation"), "schema_in_sync")
+
+    def reconciled() -> dg.AssetCheckEvaluation:
+        assert defs.resolve_job_def("schema_reconciliation").execute_in_process(instance=instance).success
+        record = instance.event_log_storage.get_latest_asset_check_execution_by_key([key])[key]
+        event = record.event.dagster_event if record.event else None
+        assert event
+        evaluation = event.event_specific_data
+        assert isinstance(evaluation, dg.AssetCheckEvaluation)
+        return evaluation
+
+    assert reconciled().passed
+    DeltaTable(home.lake.audit.uri).alter.add_columns([Field("score", "integer")])
+    failed = reconciled()
+    assert (failed.passed, failed.description) == (False, "audit: score is none of this table's columns.")
+    assert defs.resolve_schedule_def("schema_reconciliation_hourly").default_status == dg.DefaultScheduleStatus.RUNNING
