@@ -16,6 +16,7 @@ from healthingest.consolidate import consolidate, drop_replaced
 from healthingest.erase import drop_notices
 from healthingest.errors import UsageError
 from healthingest.lake.delta import Table
+from healthingest.lake.proposals import Drifts
 from healthingest.landing.names import printable
 from healthingest.platform import Platform
 from healthingest.privacy.spool import sweep
@@ -61,7 +62,7 @@ def maintain(
     steps: list[Step] = []
     tables: dict[str, Table] = {
         "silver": lake.silver, "quarantine": lake.quarantine, "sightings": lake.sightings, "audit": lake.audit,
-        "alerts": AlertStore.at(platform.places.output).alerts,
+        "alerts": AlertStore.at(platform.places.output).alerts, "drift": Drifts.at(platform.places.output),
     }  # fmt: skip
     with lake.exclusion.maintenance():
         for name, table in tables.items():

@@ -16,8 +16,13 @@ from healthingest.places import Places
 
 #: Below the output folder: what a group may reach.
 _SHARED = (
-    "silver", "vault", "quarantine", "reports",
-    *(f"checkpoint/{name}" for name in ("audit", "alerts", "alert_mutes", "contracts", "events", "sightings")),
+    "silver", "vault", "quarantine", "reports", "proposals",
+    *(
+        f"checkpoint/{name}"
+        for name in (
+            "audit", "alerts", "alert_mutes", "contracts", "drift", "events", "migrations", "proposals", "sightings",
+        )
+    ),
 )  # fmt: skip
 #: Files of the output folder that every reader needs.
 _NOTES = ("keyring.id", "keyring.generations")

@@ -51,7 +51,7 @@ class Wanted:
 
 
 def differences(places: Places, clients: ClientSet) -> list[Difference]:
-    """Every difference of the tables that exist, what a person must look at first; writes nothing, and needs no keys."""
+    """Every difference of the tables that exist, what people must look at first; writes nothing, and needs no keys."""
     found = [found for wanted in _all(places, clients) for found in _of(wanted)]
     return sorted(found, key=lambda difference: difference.repairable)
 

@@ -24,7 +24,7 @@ done
 id "$ingestion" >/dev/null
 
 output="$home/output" landing="$home/input/raw" configs="$home/client_configs"
-mkdir -p "$landing" "$configs" "$output"/{silver,vault,quarantine,reports,checkpoint/{audit,alerts,alert_mutes,contracts,events,sightings}}
+mkdir -p "$landing" "$configs" "$output"/{silver,vault,quarantine,reports,proposals,checkpoint/{audit,alerts,alert_mutes,contracts,drift,events,migrations,proposals,sightings}}
 setfacl -R -b "$home"
 chown -R "$ingestion": "$home"
 chmod -R u=rwX,go= "$home"
@@ -48,7 +48,7 @@ for group in "$steward" "$analyst"; do
     setfacl -R -m "g:$group:rwX,u:$ingestion:rwX" "$output/checkpoint/events"
     setfacl -m "d:u::rwX,d:g::-,d:o::-,d:g:$group:rwX,d:u:$ingestion:rwX" "$output/checkpoint/events"
 done
-for folder in quarantine reports checkpoint/{audit,alerts,alert_mutes}; do may_read "$steward" "$output/$folder"; done
+for folder in quarantine reports proposals checkpoint/{audit,alerts,alert_mutes,drift,migrations,proposals}; do may_read "$steward" "$output/$folder"; done
 setfacl -R -m "g:$steward:rwX" "$configs"
 find "$configs" -type d -exec setfacl -m "d:g:$steward:rwX" {} +
 echo "Done. Issue keyrings with: healthingest keys role NAME --out FILE --kek URI"
