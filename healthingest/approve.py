@@ -9,9 +9,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from typing import Any
 
+from healthingest.contracts.clients import Client
 from healthingest.contracts.contract import load_contract
-from healthingest.contracts.evolve import Answer, Candidate, write
-from healthingest.errors import UsageError
+from healthingest.contracts.evolve import Answer, write
+from healthingest.errors import PermanentError, UsageError
 from healthingest.ingest import ingest_many, undecided
 from healthingest.lake.proposals import Said, Word, Words
 from healthingest.lake.registrations import Registrations
@@ -20,6 +21,7 @@ from healthingest.platform import Platform
 from healthingest.privacy.roles import reason_given
 from healthingest.proposals import Proposal, proposal_named
 from healthingest.propose import made_of, write_proposals
+from healthingest.records.read import RecordReader
 from healthingest.reread import read_again, stale
 
 _LONGEST_REASON = 500
@@ -48,11 +50,11 @@ def approve(
         made_of(platform, proposal, answer)  # says why not
     if proposal.is_open or proposal.state == "rejected":
         answer = _agreed(proposal, answer)
-        made = made_of(platform, proposal, answer)
+        made_of(platform, proposal, answer)  # what is wrong with it is told before anybody has to wait
         if not _enough(platform, proposal, answer, by, reason):
             write_proposals(platform, proposal.client_id)
             return proposal_named(platform.places, platform.clients, proposal_id), []
-        platform = _put_in_force(platform, proposal, made, by, reason, wait)
+        platform = _put_in_force(platform, proposal, answer, by, reason, wait)
     outcomes: list[Outcome] = []
     for group in replay(platform, proposal.client_id, run_id=f"schema approve by {by}"):
         outcomes += group
@@ -88,7 +90,7 @@ def reject(platform: Platform, proposal_id: str, *, by: str, reason: str) -> Pro
     proposal = proposal_named(platform.places, platform.clients, proposal_id)
     if not proposal.is_open:
         raise UsageError(f"{proposal_id} is not open; it is {proposal.state}.")
-    _note(platform, proposal, "rejected", by, reason)
+    _note(platform, proposal, "rejected", by, reason, _plain(proposal, Answer()))
     write_proposals(platform, proposal.client_id)
     return proposal_named(platform.places, platform.clients, proposal_id)
 
@@ -105,12 +107,31 @@ def reopen(platform: Platform, proposal_id: str, *, by: str, reason: str) -> Non
     _note(platform, proposal, "reopened", by, reason_given(reason, _LONGEST_REASON, needed=False))
 
 
+def _require_readable(platform: Platform, client: Client) -> None:
+    """Refuse a config under which a delivery that is in silver could not be read any more.
+
+    Raises:
+        UsageError: there is one.
+    """
+    found = stale(platform, client.client_id, client=client)
+    rows = platform.lake.audit.rows([one.delivery.file_id for one in found])
+    for one in found:
+        if rows[one.delivery.file_id]["status"] != "succeeded":
+            continue
+        facts = platform.lake.bronze.facts_again(one, client)
+        try:
+            with platform.lake.bronze.open(one.delivery) as source:
+                next(iter(RecordReader(source, facts, client)), None)
+        except PermanentError as error:
+            raise UsageError(f"{one.delivery.file_name} is in silver and could not be read any more. {error}") from None
+
+
 def _agreed(proposal: Proposal, answer: Answer) -> Answer:
     """The answer that counts: whoever comes second agrees with the first by saying nothing else."""
     first = _first(proposal)
     if first and answer == Answer():
-        said = first.answer | {"codes": tuple(first.answer.get("codes", ()))}
-        return Answer(**said)
+        said = {name: first.answer[name] for name in vars(answer)}
+        return Answer(**said | {"codes": tuple(said["codes"])})
     return answer
 
 
@@ -125,16 +146,18 @@ def _enough(platform: Platform, proposal: Proposal, answer: Answer, by: str, rea
     if platform.places.env != "prod":
         return True
     first = _first(proposal)
-    if first is None or first.answer != _plain(answer):
-        _note(platform, proposal, "approved", by, reason, _plain(answer))
+    if first is None or first.answer != _plain(proposal, answer):
+        # Also where more was seen since: both must have said the same of the same.
+        _note(platform, proposal, "approved", by, reason, _plain(proposal, answer))
         return False
     if first.said_by == by:
         raise UsageError(f"{by} has approved {proposal.proposal_id} already; in prod a second person must.")
     return True
 
 
-def _plain(answer: Answer) -> dict[str, Any]:
-    return asdict(answer) | {"codes": list(answer.codes)}
+def _plain(proposal: Proposal, answer: Answer) -> dict[str, Any]:
+    seen = {"fix": proposal.drift.fix, "header": proposal.drift.header}
+    return asdict(answer) | {"codes": list(answer.codes), "seen": seen}
 
 
 def _note(
@@ -149,15 +172,21 @@ def _note(
 
 
 def _put_in_force(
-    platform: Platform, proposal: Proposal, made: Candidate, by: str, reason: str, wait: float
+    platform: Platform, proposal: Proposal, answer: Answer, by: str, reason: str, wait: float
 ) -> Platform:
     """Write contract and YAML, publish, widen the tables; returns the installation, opened anew."""
     client_id, places = proposal.client_id, platform.places
     with platform.lake.exclusion.alone(client_id, wait=wait):
+        # Of the YAML as it is now: somebody else may have changed it while this waited.
+        platform = Platform.open(places)
+        if client_id not in platform.clients.clients:
+            raise UsageError(f"The YAML of {client_id} cannot be used now; healthingest doctor says why.")
+        made = made_of(platform, proposal, answer)
+        _require_readable(platform, made.client)
+        write(places.configs, made)
         platform.lake.events.append(client_id, "schema approved", "", {
             "who": by, "proposal": proposal.proposal_id, "reason": reason, "contract": made.client.contract.name,
         })  # fmt: skip
-        write(places.configs, made)
     platform = Platform.open(places)
     contract = load_contract(places.configs, made.client.contract.name)
     number = contract.version - 1

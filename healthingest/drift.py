@@ -19,6 +19,7 @@ from healthingest.lake.proposals import Drifts
 from healthingest.members import check_as
 from healthingest.model import Delivery, Outcome, Profile
 from healthingest.platform import Platform
+from healthingest.proposals import proposals_of
 from healthingest.records.drift import NOW_EMPTY, RETYPED, RETYPED_SHARE, Before, Drift, compare, missing_columns
 from healthingest.records.glimpse import Glimpse, glimpse
 from healthingest.records.read import RecordReader
@@ -129,10 +130,13 @@ def _rows(platform: Platform, client_id: str) -> list[dict[str, Any]]:
 def _history(platform: Platform, client_id: str, rows: Sequence[Mapping[str, Any]]) -> _History:
     drifts = Drifts.at(platform.places.output)
     noted = drifts.of(client_id) if drifts.exists() else []
-    rules = frozenset(n.drift.rule for n in noted if n.drift.kind in {"retyped", "codes"})
-    history = _History(Before({}, open_rules=rules))
-    for n in noted:
-        history = history.with_codes(n.drift)
+    history = _History(Before({}))
+    if noted:
+        waiting = [p.drift for p in proposals_of(platform.places, platform.clients, client_id) if p.is_open]
+        told = [drift for drift in waiting if drift.kind in {"retyped", "codes"}]
+        history = _History(Before({}, open_rules=frozenset(drift.rule for drift in told)))
+        for drift in told:
+            history = history.with_codes(drift)
     for row in rows:
         history = history.with_(Seen.of_row(row))
     return history
@@ -200,15 +204,18 @@ def _look(
         for name in missing_columns(looked, client, before):
             values |= _values_of(platform, delivery.client_id, name, history.carriers.get(name))
         before = replace(before, values=values)
-    for found in compare(looked, client, seen.profile, before):
+    differences = compare(looked, client, seen.profile, before)
+    renamed = _with_names(client, [d for d in differences if d.kind == "renamed"])
+    for found in differences:
         # Whoever approves takes in all codes that were named.
         named = history.codes.get(found.rule, frozenset())
         drift = replace(found, fix=found.fix | {"codes": sorted(named | _codes(found))}) if named else found
-        yield drift, _releases(platform, one, seen, client, drift)
+        yield drift, _releases(platform, one, seen, client, drift, renamed)
 
 
 def _glimpse(platform: Platform, one: Registered, client: Client) -> Glimpse:
-    facts = platform.lake.bronze.facts_again(one, client)
+    same = one.delivery.config_hash == client.config_hash
+    facts = one.facts if same else platform.lake.bronze.facts_again(one, client)
     return glimpse(lambda other: RecordReader(platform.lake.bronze.open(one.delivery), facts, other), client)
 
 
@@ -225,12 +232,21 @@ def _values_of(platform: Platform, client_id: str, name: str, file_id: str | Non
     return {name: found[0]} if found else {}
 
 
-def _releases(platform: Platform, one: Registered, seen: Seen, client: Client, drift: Drift) -> int:
+def _with_names(client: Client, renamed: Sequence[Drift]) -> Client:
+    """The client, as if all columns that a file has renamed were mapped: one alone may not let the file in."""
+    columns = dict(client.config.columns)
+    for drift in renamed:
+        columns[drift.header or ""] = client.column_source(drift.column or "")
+    return replace(client, config=client.config.model_copy(update={"columns": columns}))
+
+
+def _releases(platform: Platform, one: Registered, seen: Seen, client: Client, drift: Drift, renamed: Client) -> int:
+    """Rejected records that would be accepted; of a renamed column with all others that the file has renamed."""
     if drift.kind not in {"renamed", "retyped", "codes"}:
         return 0
     try:
-        made = candidate_of(platform, client, drift, Answer())
-        return max(0, check_as(platform, one, made.client).counts.accepted - seen.accepted)
+        made = renamed if drift.kind == "renamed" else candidate_of(platform, client, drift, Answer()).client
+        return max(0, check_as(platform, one, made).counts.accepted - seen.accepted)
     except (UsageError, ConfigError, PermanentError):
         return 0
 

@@ -7,7 +7,7 @@ whoever mends the YAML by hand closes it as well, and nothing is left to be kept
 import secrets
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,6 +25,7 @@ from healthingest.records.header import normal_header
 
 State = Literal["open", "second person", "applied", "rejected", "noted"]
 _SHOWN = 20
+_OF_RULES = frozenset({"retyped", "codes"})
 
 
 @dataclass(frozen=True)
@@ -47,9 +48,13 @@ class Proposal:
     @property
     def drift(self) -> Drift:
         """The latest evidence, with what all of it asks for together."""
-        last = self.seen[-1].drift
-        codes = sorted({code for noted in self.seen for code in noted.drift.fix.get("codes", ())})
-        return last if not codes else Drift(**vars(last) | {"fix": last.fix | {"codes": codes}})
+        last = next((noted.drift for noted in reversed(self.seen) if noted.drift.fix), self.seen[-1].drift)
+        more: dict[str, Any] = {}
+        if codes := sorted({code for noted in self.seen for code in noted.drift.fix.get("codes", ())}):
+            more["codes"] = codes
+        if self.kind == "renamed":
+            more["headers"] = sorted({noted.drift.header for noted in self.seen if noted.drift.header})
+        return replace(last, fix=last.fix | more) if more else last
 
     @property
     def releases(self) -> int:
@@ -81,6 +86,8 @@ class Proposal:
         """What approving would do, in numbers of records and deliveries."""
         files, drift = len(self.seen), self.drift
         values = sum(noted.drift.filled for noted in self.seen)
+        if self.kind == "codes" and not drift.fix.get("codes"):
+            return f"must say what the words mean that {values:,} records of {files} deliveries have"
         released = f"would release {self.releases:,} quarantined records of {files} deliveries"
         if self.kind == "added":
             return f"would add column {self.subject} and fill it from {values:,} records of {files} deliveries"
@@ -109,7 +116,8 @@ def proposals_of(places: Places, clients: ClientSet, client_id: str | None = Non
     for (of, kind, subject), seen in sorted(noted.items()):
         if of in clients.clients:
             said = tuple(words[f"{of}.{kind}.{subject}"])
-            state = _state(clients.clients[of], kind, seen, said)
+            left = [n for n in seen if not (kind in _OF_RULES and _is_over(n, latest[n.file_id]))]
+            state = _state(clients.clients[of], kind, left, said)
             made.append(Proposal(of, kind, subject, tuple(seen), state, said))
     return made
 
@@ -121,6 +129,8 @@ def proposal_named(places: Places, clients: ClientSet, proposal_id: str) -> Prop
         UsageError: there is none of that id.
     """
     client_id = proposal_id.partition(".")[0]
+    if client_id not in clients.clients and any(problem.file.stem == client_id for problem in clients.problems):
+        raise UsageError(f"The YAML of {client_id} cannot be used now; healthingest doctor says why.")
     found = {p.proposal_id: p for p in proposals_of(places, clients, client_id)}
     if proposal_id not in found:
         known = ", ".join(p.proposal_id for p in found.values() if p.is_open) or "none open"
@@ -128,12 +138,18 @@ def proposal_named(places: Places, clients: ClientSet, proposal_id: str) -> Prop
     return found[proposal_id]
 
 
-def _latest(places: Places, client_ids: set[str]) -> set[str]:
-    """Deliveries (file_id, as received) that no other file has replaced under their names."""
-    columns = ["client_id", "file_name", "delivery_no", "file_id", "reread_of"]
+def _latest(places: Places, client_ids: set[str]) -> dict[str, dict[str, Any]]:
+    """Deliveries (file_id, as received) that no other file has replaced under their names -> their audit rows."""
+    columns = ["client_id", "file_name", "delivery_no", "file_id", "reread_of", "rules", "status"]
     rows = Audit.at(places.output).frame(columns, pl.col("client_id").is_in(sorted(client_ids)))
     last = rows.sort("delivery_no").group_by("client_id", "file_name").last()
-    return set(last.select(pl.coalesce("reread_of", "file_id")).to_series())
+    return {row["reread_of"] or row["file_id"]: row for row in last.to_dicts()}
+
+
+def _is_over(noted: Noted, row: Mapping[str, Any]) -> bool:
+    """Whether a delivery that was read again no longer breaks the rule that told."""
+    broken = {rule["rule"] for rule in row["rules"] or ()}
+    return row["reread_of"] is not None and row["status"] == "succeeded" and noted.drift.rule not in broken
 
 
 def _state(client: Client, kind: Kind, seen: Sequence[Noted], words: Sequence[Word]) -> State:
@@ -142,11 +158,22 @@ def _state(client: Client, kind: Kind, seen: Sequence[Noted], words: Sequence[Wo
     if all(covers(client, noted.drift) for noted in seen):
         return "applied"
     last = words[-1] if words else None
-    if last and last.word == "rejected":
+    if last and last.word == "rejected" and all(_meant(noted, last) for noted in seen):
         return "rejected"
-    if last and last.word == "applied" and last.said_at >= seen[-1].noted_at:
-        return "applied"
     return "second person" if last and last.word == "approved" else "open"
+
+
+def _meant(noted: Noted, rejected: Word) -> bool:
+    """Whether a rejection speaks of this evidence, too: it was there, or says the same."""
+    seen, drift = rejected.answer.get("seen", {}), noted.drift
+    fix = seen.get("fix", {})
+    if noted.noted_at <= rejected.said_at:
+        return True
+    if drift.kind == "renamed":
+        return drift.header in fix.get("headers", ())
+    if drift.kind == "codes":
+        return set(drift.fix.get("codes", ())) <= set(fix.get("codes", ()))
+    return drift.kind != "retyped" or drift.fix == fix
 
 
 def covers(client: Client, drift: Drift) -> bool:

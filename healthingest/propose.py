@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from healthingest.contracts import strict_yaml
+from healthingest.contracts.clients import Client
 from healthingest.contracts.contract import load_contract
 from healthingest.contracts.evolve import Answer, Candidate, candidate
-from healthingest.contracts.versions import Compatibility
+from healthingest.contracts.versions import Compatibility, silver_types
 from healthingest.errors import ConfigError, UsageError
 from healthingest.platform import Platform
 from healthingest.proposals import Proposal, as_document, proposals_of, write_file
@@ -24,8 +25,21 @@ def made_of(platform: Platform, proposal: Proposal, answer: Answer) -> Candidate
         ConfigError: the contract or config that would come out cannot be used.
     """
     drift, client = proposal.drift, platform.clients.clients[proposal.client_id]
-    return candidate(platform.places.configs, client, drift.kind, drift.column, drift.header, drift.rule, drift.fix,
+    made = candidate(platform.places.configs, client, drift.kind, drift.column, drift.header, drift.rule, drift.fix,
                      answer)  # fmt: skip
+    _require_types(platform, made.client)
+    return made
+
+
+def _require_types(platform: Platform, client: Client) -> None:
+    """Silver has one type per column, whoever's it is; a config with another one would be left out, alone."""
+    mine = silver_types(client.contract)
+    for other in platform.clients.clients.values():
+        theirs = silver_types(other.contract) if other.client_id != client.client_id else {}
+        if wrong := sorted(name for name in mine.keys() & theirs.keys() if mine[name] != theirs[name]):
+            raise UsageError(
+                f"{other.client_id} has a column {wrong[0]} of another type in silver; give this one another name."
+            )
 
 
 def document_of(platform: Platform, proposal: Proposal, answer: Answer | None = None) -> dict[str, Any]:
@@ -37,6 +51,10 @@ def document_of(platform: Platform, proposal: Proposal, answer: Answer | None = 
 def write_proposals(platform: Platform, client_id: str) -> list[Path]:
     """Write the files of a client's proposals, as they stand."""
     found = proposals_of(platform.places, platform.clients, client_id)
+    known = {f"{proposal.proposal_id}.yaml" for proposal in found}
+    for old in (platform.places.output / "proposals").glob(f"{client_id}.*.yaml"):
+        if old.name not in known:  # whatever showed it was replaced
+            old.unlink(missing_ok=True)
     return [write_file(platform.places, document_of(platform, proposal)) for proposal in found]
 
 

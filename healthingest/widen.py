@@ -7,7 +7,7 @@ vault under a group of their own, `unreviewed`, which no role is granted by acci
 from pathlib import Path
 
 from healthingest.contracts.evolve import Answer, candidate, write
-from healthingest.errors import PermanentError
+from healthingest.errors import ConfigError, PermanentError, UsageError
 from healthingest.lake.proposals import Words
 from healthingest.platform import Platform
 from healthingest.records.glimpse import SeenColumn, glimpse
@@ -23,17 +23,21 @@ def widen(platform: Platform, path: Path, client_id: str) -> None:
     """Write the contract's next version and the client's YAML where a landed file has columns that they lack.
 
     Raises:
-        ConfigError: what would come out cannot be used.
+        ConfigError: somebody else wrote another version a moment ago.
         BusyError: others did not finish with the client.
     """
-    if platform.clients.clients[client_id].config.schema_evolution != "add_columns":
+    config = platform.clients.clients[client_id].config
+    if config.schema_evolution != "add_columns" or platform.places.env == "prod":
         return
     if not _new(platform, path, client_id):
         return
     with platform.lake.exclusion.alone(client_id, wait=_WAIT):
         for column in _new(platform, path, client_id):  # another process may have been faster
             client = platform.present_client(client_id)
-            made = candidate(platform.places.configs, client, "added", None, column.shown, "", {}, UNREVIEWED)
+            try:
+                made = candidate(platform.places.configs, client, "added", None, column.shown, "", {}, UNREVIEWED)
+            except (ConfigError, UsageError):  # such a name is taken: a person must give it another
+                continue
             write(platform.places.configs, made)
             said = f"{client_id}.added.{column.key}", "applied"
             platform.lake.events.append(client_id, "schema approved", "", {

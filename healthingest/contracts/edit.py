@@ -40,6 +40,47 @@ def edited(text: str, values: Mapping[tuple[str | int, ...], Any]) -> str:
     for path, value in values.items():
         if value is not REMOVED:
             _put_at(document, path, value)
+    _take_out(document, values)
+    out = io.StringIO()
+    yaml.dump(document, out)
+    _require_same(text, out.getvalue(), values)
+    return out.getvalue()
+
+
+def _require_same(before: str, after: str, values: Mapping[tuple[str | int, ...], Any]) -> None:
+    """Refuse a text that says anything else than before but for what was put in.
+
+    Raises:
+        ConfigError: it does; some ways of writing YAML do not survive.
+    """
+    here = Path("config.yaml")
+    try:
+        was, now = (strict_yaml.document_of(here, text).value for text in (before, after))
+        same = _plainly(was, values) == now
+    except (ConfigError, KeyError, IndexError, TypeError):
+        same = False
+    if not same:
+        raise ConfigError("it is written in a way that cannot be changed by itself; change it by hand.", file=here)
+
+
+def _plainly(document: dict[str, Any], values: Mapping[tuple[str | int, ...], Any]) -> dict[str, Any]:
+    """The same change made to plain values, of which none is shared by an anchor."""
+    for path, value in values.items():
+        if value is not REMOVED:
+            place: Any = document
+            for step in path[:-1]:
+                if isinstance(place, dict) and place.get(str(step)) is None:
+                    place[str(step)] = {}
+                place = place[step]
+            if isinstance(place, list) and path[-1] == len(place):
+                place.append(value)
+            else:
+                place[path[-1]] = value
+    _take_out(document, values)
+    return document
+
+
+def _take_out(document: Any, values: Mapping[tuple[str | int, ...], Any]) -> None:  # noqa: ANN401 - what YAML holds
     gone = [path for path, value in values.items() if value is REMOVED]
     for *steps, last in sorted(gone, key=lambda path: [(isinstance(s, str), s) for s in path], reverse=True):
         place = document
@@ -48,9 +89,6 @@ def edited(text: str, values: Mapping[tuple[str | int, ...], Any]) -> str:
         del place[last]
         if not place and steps:  # an empty mapping would read as nothing at all
             del document[steps[0]]
-    out = io.StringIO()
-    yaml.dump(document, out)
-    return out.getvalue()
 
 
 def _put_at(document: Any, path: tuple[str | int, ...], value: Any) -> None:  # noqa: ANN401 - what YAML holds
@@ -83,6 +121,7 @@ def _put(value: Any) -> Any:  # noqa: ANN401 - what YAML holds
 
 def replace_text(file: Path, text: str) -> None:
     """Put a text in a file's place, on disk for good: who reads meanwhile finds the one or the other, whole."""
+    file = file.resolve()  # a link stays one
     temporary = file.with_name(f".{file.name}.{secrets.token_hex(4)}")
     try:
         with temporary.open("x", encoding="utf-8") as new:
@@ -98,6 +137,8 @@ def replace_text(file: Path, text: str) -> None:
 def client_file(configs: Path, client_id: str) -> Path | None:
     """The YAML that is a client's; None: there is none."""
     for file in sorted([*configs.glob("*.yaml"), *configs.glob("*.yml")]):
+        if file.name.startswith(".") or file.name in {"roles.yaml", "alerts.yaml"}:
+            continue
         try:
             if strict_yaml.load(file).value.get("client_id") == client_id:
                 return file

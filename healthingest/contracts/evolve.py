@@ -1,7 +1,7 @@
 """The next version of a contract and a client's YAML that take in a difference: made, tried whole, then written.
 
 Made in a copy of the registry and loaded there like any other, so that what is refused is refused before anything is
-written. Contracts that others made meanwhile are used, if they say the same.
+written. A version that says the same already is used.
 """
 
 import os
@@ -81,7 +81,7 @@ def candidate(configs: Path, client: Client, kind: str, column: str | None, head
         UsageError: something must be said first, like a new column's policy.
         ConfigError: the contract or config that would come out cannot be used.
     """
-    file = client_file(configs, client.client_id)
+    file = client.file[0] if client.file else client_file(configs, client.client_id)
     if file is None:
         raise UsageError(f"{client.client_id} has no YAML that can be changed.")
     if kind not in _STEPS:
@@ -126,26 +126,18 @@ def write(configs: Path, made: Candidate) -> None:
 
 
 def _version(configs: Path, before: Contract, edits: Edits) -> tuple[str, str | None]:
-    """Name of the version that the edits come to, and its text if it must be written."""
-    stem = before.contract
-    known = [load_contract(configs, name) for name in contract_names(configs) if name.startswith(f"{stem}/")]
-    latest = known[-1]
-    # On top of what other clients' proposals have made, as long as that asks nothing more of this client.
-    base = before if compatibility(changes(before, latest)) == "breaking" else latest
-    if _already(base, edits):
-        return base.name, None
-    text = strict_yaml.text_of(configs / "contracts" / f"{base.name}.yaml")
-    text = edited(text, _resolved(yaml.safe_load(text), edits) | {("version",): latest.version + 1})
+    """Name of the version that the edits come to, and its text if it must be written.
+
+    Made of the client's own version, whatever others have added since: what one client's people approve must not show
+    another's values.
+    """
+    known = [load_contract(configs, n) for n in contract_names(configs) if n.startswith(f"{before.contract}/")]
+    text = strict_yaml.text_of(configs / "contracts" / f"{before.name}.yaml")
+    text = edited(text, _resolved(yaml.safe_load(text), edits) | {("version",): known[-1].version + 1})
     text = re.sub(r"\A(?:#.*\n)+", "", text)  # its first lines speak of the version before
     new = strict_yaml.document_of(Path("contract.yaml"), text).parse(Contract)
     same = next((one for one in known if _said(one) == _said(new)), None)
     return (same.name, None) if same else (new.name, text)
-
-
-def _already(basis: Contract, edits: Edits) -> bool:
-    """Whether a column that is to be added is there."""
-    added = [value["name"] for path, value in edits.items() if path == ("columns", "+")]
-    return bool(added) and all(name in basis.column for name in added)
 
 
 def _resolved(plain: Mapping[str, Any], edits: Edits) -> Edits:
@@ -170,9 +162,11 @@ def _said(contract: Contract) -> dict[str, Any]:
 def _added(client: Client, _: str, header: str | None, __: str, fix: Mapping[str, Any], answer: Answer) -> Step:
     if header is None:
         raise UsageError("The new column's name cannot be told; ask the sender, and map it in the client's YAML.")
-    name = answer.name or re.sub(r"[^a-z0-9]+", "_", header.casefold()).strip("_")
+    name = answer.name or _column_name(header)
     to: Edits = {} if _spelt_alike(name, header) else {("columns", header): name}
-    if name in client.contract.column:
+    if name in client.contract.column and not answer.name:
+        raise UsageError(f"The contract has a column {name} already; say what this one is called: --name.")
+    if name in client.contract.column:  # it is that one, says the person
         return Step(config=to or {("columns", header): name})
     if not answer.policy:
         raise UsageError(
@@ -184,11 +178,14 @@ def _added(client: Client, _: str, header: str | None, __: str, fix: Mapping[str
     return Step({("columns", "+"): column | {"policy": dict(answer.policy or {})}}, to)
 
 
-def _renamed(client: Client, column: str, header: str | None, rule: str, _: Mapping[str, Any], answer: Answer) -> Step:
+def _renamed(
+    client: Client, column: str, header: str | None, rule: str, fix: Mapping[str, Any], answer: Answer
+) -> Step:
     if answer.policy or answer.name:
         return _added(client, column, header, rule, {}, answer)
     source = client.column_source(column).model_dump(exclude_defaults=True, by_alias=True)
-    return Step(config={("columns", header or ""): column if set(source) == {"to"} else source})
+    headers = fix.get("headers") or [header]
+    return Step(config={("columns", h): column if set(source) == {"to"} else source for h in headers})
 
 
 def _dropped(client: Client, column: str, *_: Any) -> Step:  # noqa: ANN401 - what the other kinds need
@@ -254,6 +251,11 @@ def _source(client: Client, column: str, header: str | None, said: Mapping[str, 
         headers.append(header)
     before = client.column_source(column).model_dump(exclude_defaults=True, by_alias=True, exclude={"to"})
     return Step(config={("columns", h): {"to": column} | before | dict(said) for h in headers or [column]})
+
+
+def _column_name(header: str) -> str:
+    name = re.sub(r"[^a-z0-9]+", "_", header.casefold()).strip("_")
+    return name if name[:1].isalpha() else f"column_{name}"
 
 
 def _spelt_alike(one: str, other: str) -> bool:

@@ -104,7 +104,7 @@ def _of_columns(seen: Glimpse, client: Client, before: Before) -> Iterator[Drift
         if score >= _ALIKE and name not in pairs and column not in pairs.values() and column.shown:
             pairs[name] = column
     for column in extra:
-        if column not in pairs.values():
+        if column not in pairs.values() and column.filled:
             fix = {"type": column.type_ or ("name" if "name" in column.key.split("_") else "text")}
             yield _drift("added", column.key, column, f"{fix['type']} fits", fix=fix)
     for name in missing:
@@ -155,13 +155,13 @@ def _of_values(column: SeenColumn, client: Client, profile: Profile, before: Bef
     failing = broken.get(rule_id, 0)
     enough = failing >= RETYPED and failing >= RETYPED_SHARE * column.records
     if client.contract.column[name].parsed and failing and (enough or rule_id in before.open_rules):
-        yield from _retyped(column, client, rule_id, failing, before)
+        yield from _retyped(column, client, rule_id, failing, enough=enough)
     for rule in client.rules:
         if rule.column == name and rule.in_ and rule.when is None and broken.get(rule.id):
             yield from _codes(column, client, rule, broken[rule.id], before)
 
 
-def _retyped(column: SeenColumn, client: Client, rule_id: str, failing: int, before: Before) -> Iterator[Drift]:
+def _retyped(column: SeenColumn, client: Client, rule_id: str, failing: int, *, enough: bool) -> Iterator[Drift]:
     """What became of values that have no standard form; a bad file is no change, so that there must be a pattern."""
     name = column.column or ""
     kind, source = client.contract.column[name].type, client.column_source(name)
@@ -175,9 +175,9 @@ def _retyped(column: SeenColumn, client: Client, rule_id: str, failing: int, bef
         fix = {"zip_repair": True}
     codes = kind in {"gender", "us_state"}
     often = other.value_counts(sort=True).head(1)["count"].sum()
-    pattern = often >= _CODE_RECORDS and other.n_unique() <= _CODES if codes else bool(fix)
+    pattern = (often >= _CODE_RECORDS or not enough) and other.n_unique() <= _CODES if codes else bool(fix)
     others = failing >= NOW_EMPTY and 2 * failing >= column.filled
-    if pattern or others or rule_id in before.open_rules:
+    if pattern or others:
         yield _drift("codes" if codes else "retyped", name, column, rule_id, column=name, fix=fix, other=other,
                      filled=failing)  # fmt: skip
 

@@ -5,15 +5,16 @@ one here, who needs no column and takes every column of the header as it stands.
 """
 
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import polars as pl
 
 from healthingest.contracts.clients import Client
 from healthingest.contracts.contract import ColumnType
 from healthingest.contracts.source import CreationDate, Transform
-from healthingest.records.header import normal_header
+from healthingest.records.header import normal_header, required_columns
 from healthingest.records.read import RecordReader
 from healthingest.records.standardize import clean, standard_form
 from healthingest.records.transform import SOURCE
@@ -30,7 +31,9 @@ _MOST = 0.95
 #: Distinct values that types are tried on.
 _SAMPLE = 5_000
 _LONGEST_SHAPE = 24
-_NAME = re.compile(r"[A-Za-z][A-Za-z0-9 _./#()-]{0,62}")
+#: Records of each of a file's batches that are looked at.
+_OF_EACH = 20_000
+_NAME = re.compile(r"(?=.*[A-Za-z])(?!(?:.*[0-9]){4})[A-Za-z0-9][A-Za-z0-9 _./#()-]{0,62}")
 
 
 @dataclass(frozen=True)
@@ -44,14 +47,16 @@ class SeenColumn:
     place: int
     records: int
     filled: int
-    #: Cleaned values of the file's first records (String), to judge and to forget.
+    #: Cleaned values of some of the file's records (String), to judge and to forget.
     values: pl.Series
+    #: Set where another column of the file has the same key.
+    suffix: str = ""
 
     @property
     def key(self) -> str:
         """What the column is called in ids and commands: its name, if it looks like one, else its place."""
         name = re.sub(r"[^a-z0-9]+", "_", self.header.strip().casefold()).strip("_")
-        return name if self.shown and name else f"column_{self.place}"
+        return name + self.suffix if self.shown and name else f"column_{self.place}"
 
     @property
     def shown(self) -> str:
@@ -60,7 +65,7 @@ class SeenColumn:
 
     @property
     def distinct(self) -> int:
-        """Different values among the first records."""
+        """Different values among those records."""
         return self.values.drop_nulls().n_unique()
 
     @property
@@ -80,12 +85,20 @@ class Glimpse:
 
     records: int
     columns: tuple[SeenColumn, ...]
+    #: Records that have as many fields as the header.
+    whole: int
+    #: Columns that the contract requires, and that no transform or default gives.
+    required: frozenset[str]
 
     @property
     def is_header(self) -> bool:
-        """Whether what stands there is a header for sure, so that names of it may be told."""
-        known = sum(c.column is not None for c in self.columns)
-        return 2 * known >= len(self.columns) and known > 2  # noqa: PLR2004 - two words may be two values
+        """Whether what stands there is a header for sure, and a header alone, so that names of it may be told.
+
+        Where a line end was lost, the first record stands on the header's line: no other record is as long then.
+        """
+        known = {c.column for c in self.columns if c.column is not None}
+        most = 2 * len(known) >= len(self.columns) or self.required <= known
+        return most and len(known) > 2 and 2 * self.whole > self.records  # noqa: PLR2004 - two words may be two values
 
 
 def glimpse(open_reader: Callable[[Client], RecordReader], client: Client) -> Glimpse:
@@ -95,25 +108,31 @@ def glimpse(open_reader: Callable[[Client], RecordReader], client: Client) -> Gl
         DeliveryError: it cannot be read as a whole.
     """
     names = _names(open_reader(_taking(client, [])))
-    reader = open_reader(_taking(client, names))
-    filled, first = dict.fromkeys(map(normal_header, names), 0), pl.DataFrame()
+    spelt = Counter(map(normal_header, names))
+    told = [name for name in names if normal_header(name) and spelt[normal_header(name)] == 1]
+    reader = open_reader(_taking(client, told))
+    filled, some, whole = dict.fromkeys(map(normal_header, told), 0), list[pl.DataFrame](), 0
     for batch in reader:
         rows = batch.rows
-        first = rows if first.is_empty() else first
+        whole += rows.height
         for name in filled:
             filled[name] += rows.height - rows[SOURCE + name].null_count()
+        some.append(rows if rows.height <= _OF_EACH else rows.sample(_OF_EACH, seed=0))
+    sample = pl.concat(some) if some else pl.DataFrame()
     header, counts = reader.header, reader.line_counts()
     places = {place: column for column, place in header.columns.items()} if header else {}
     nothing = ["", *client.config.source.null_values]
-    columns = []
+    columns, keys = [], set[str]()
     for place, name in enumerate(names):
         normal = normal_header(name)
-        values = first[SOURCE + normal] if first.width else pl.Series([], dtype=pl.String)
-        columns.append(
-            SeenColumn(name, _column_of(client, name, places.get(place)), place + 1, counts.records, filled[normal],
-                       clean(values, nothing))
-        )  # fmt: skip
-    return Glimpse(counts.records, tuple(columns))
+        if normal not in filled:  # blank, or there twice: nobody can speak of it
+            continue
+        values = sample[SOURCE + normal] if sample.width else pl.Series([], dtype=pl.String)
+        seen = SeenColumn(name, _column_of(client, name, places.get(place)), place + 1, counts.records,
+                          filled[normal], clean(values, nothing))  # fmt: skip
+        columns.append(replace(seen, suffix=f"_{place + 1}") if seen.key in keys else seen)
+        keys.add(seen.key)
+    return Glimpse(counts.records, tuple(columns), whole, frozenset(required_columns(client)))
 
 
 def _names(reader: RecordReader) -> list[str]:
@@ -178,7 +197,8 @@ def shape_of(values: pl.Series) -> str:
 
 
 def _shapes(filled: pl.Series) -> pl.Series:
-    shapes = filled.str.replace_all(r"\p{Lu}", "A").str.replace_all(r"\p{Ll}", "a").str.replace_all(r"\p{N}", "9")
+    shapes = filled.str.replace_all(r"\p{Lu}", "A").str.replace_all(r"[\p{L}\p{M}--\p{Lu}]", "a")
+    shapes = shapes.str.replace_all(r"\p{N}", "9").str.replace_all(r"[^\x20-\x7e]", "?")
     return shapes.alias("shape")
 
 

@@ -131,7 +131,7 @@ def _map(names: list[str], client: Client) -> tuple[dict[str, int], dict[str, in
             found[column] = place
         elif normal not in taken:
             extra.append(name)
-    missing = [name for name in _required(client) if name not in found]
+    missing = [name for name in required_columns(client) if name not in found]
     missing += sorted(taken - sources.keys())
     if missing:
         raise DeliveryError(
@@ -145,7 +145,7 @@ def _map(names: list[str], client: Client) -> tuple[dict[str, int], dict[str, in
     return {column: found[column] for column in contract.column if column in found}, sources, extra
 
 
-def _required(client: Client) -> list[str]:
+def required_columns(client: Client) -> list[str]:
     """Contract columns that the header must name: those that neither a transform nor a default gives."""
     date_from = client.config.source.creation_date
     needed = [*client.contract.required, *([date_from.column] if date_from.from_ == "column" else [])]
