@@ -17,7 +17,8 @@ from healthingest.places import Places
 #: Below the output folder: what a group may reach.
 _SHARED = (
     "silver", "vault", "quarantine", "reports",
-    *(f"checkpoint/{name}" for name in ("audit", "alerts", "alert_mutes", "contracts", "events", "sightings")),
+    *(f"checkpoint/{name}" for name in ("audit", "alerts", "alert_mutes", "contracts", "destinations", "events")),
+    "checkpoint/sightings",
 )  # fmt: skip
 #: Files of the output folder that every reader needs.
 _NOTES = ("keyring.id", "keyring.generations")
@@ -136,6 +137,7 @@ def _open_to_a_group(path: Path, mode: int, root: Path) -> _Way | None:
     if not group or (stat.S_ISDIR(mode) and group == stat.S_IXGRP):
         return None
     shared = [root / name for name in (*_SHARED, *_NOTES)]
+    shared += root.glob("silver_*")
     if not any(path.is_relative_to(place) or place.is_relative_to(path) for place in shared):
         return _GROUP_READS
     events = root / "checkpoint" / "events"
