@@ -64,7 +64,9 @@ class Destinations:
     def tables(self) -> list[Silver]:
         """Every table of silver that there is or will be, that of all clients first."""
         folder = self.output / "checkpoint" / "destinations"
-        clients = {path.stem for path in folder.glob("[!.]*.json")} if os.access(folder, os.R_OK) else set()
+        clients = {
+            path.stem for path in folder.glob("[!.]*.json")
+        }  # none for who may not list it; the configs tell too
         layouts = [self.of(client_id) for client_id in sorted({*clients, *self.wished})]
         own = {layout.folder: layout for layout in layouts if layout.table}
         own |= {path.name: _on_disk(path) for path in self._own() if path.name not in own}
