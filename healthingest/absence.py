@@ -3,7 +3,7 @@
 It takes nothing away and knows nothing of how the erasure went about it.
 """
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -69,8 +69,8 @@ def look_for(
         "bronze": lambda: _bronze(platform, member),
         "quarantine": lambda: _quarantine(platform, member),
         "vault": lambda: _vault(platform, member),
-        "silver": lambda: _table(lake.silver, member, but),
-        "sightings": lambda: _table(lake.sightings, member, but),
+        "silver": lambda: _tables(lake.silvers(), member, but),
+        "sightings": lambda: _tables([lake.sightings], member, but),
     }
     found: dict[str, Looked] = {}
     for place, look in places.items():
@@ -163,9 +163,9 @@ def _vault(platform: Platform, member: Member) -> Looked:
     return looked
 
 
-def _table(table: Table, member: Member, but: Collection[Path]) -> Looked:
+def _tables(tables: Sequence[Table], member: Member, but: Collection[Path]) -> Looked:
     looked = Looked()
-    for path in table.files_of(member.client_id) - set(but):
+    for path in {path for table in tables for path in table.files_of(member.client_id)} - set(but):
         found = pl.read_parquet(path, columns=["member_token"], hive_partitioning=False)["member_token"]
         looked.files += 1
         looked.rows += len(found)

@@ -192,5 +192,5 @@ def _put_in_force(
     number = contract.version - 1
     before = load_contract(places.configs, f"{contract.contract}/{number}") if number else None
     Registrations.at(places.output).put(contract, before, by=by, reason=f"{proposal.proposal_id}: {reason}")
-    platform.lake.silver.for_client(client_id, platform.clients.clients[client_id].contract)
+    platform.lake.silver_for(client_id).for_client(client_id, platform.clients.clients[client_id].contract)
     return platform

@@ -27,7 +27,7 @@ _ROWS = 500_000
 def consolidate(platform: Platform, client_id: str) -> int:
     """Write the values that silver needs into few parts, and note which parts those replace; how many."""
     vault = platform.lake.vault
-    snapshot = Snapshot(platform.lake.silver.snapshot(), client_id)
+    snapshot = Snapshot(platform.lake.silver_of(client_id).snapshot(), client_id)
     noted = {name for note in _notes(platform, client_id) for name in json.loads(note.read_text())}
     # A part of a later number may belong to a commit that is about to come.
     old = [p for p in vault.parts(client_id) if number_of(p) <= snapshot.number and p.name not in noted]
@@ -65,7 +65,7 @@ def drop_replaced(platform: Platform, client_id: str, grace: timedelta) -> int:
             continue
         folder = vault.root / f"client_id={client_id}"
         gone = [folder / name for name in json.loads(note.read_text()) if (folder / name).exists()]
-        snapshot = Snapshot(platform.lake.silver.snapshot(), client_id)
+        snapshot = Snapshot(platform.lake.silver_of(client_id).snapshot(), client_id)
         wanted = _referenced(snapshot)
         found = vault.rows(client_id, wanted, without=gone, columns=())
         if found.height != wanted.height:

@@ -92,13 +92,15 @@ def decide(
         CommitFailedError: another writer of the client was faster.
         KeyringError: the tokens are not of the keys in force.
     """
-    client, silver = batch[0].client, platform.lake.silver
+    client, silver = batch[0].client, platform.lake.silver_for(batch[0].client.client_id)
     with stage("compare"):
         snapshot = silver.for_client(client.client_id, client.contract)
         if snapshot.generation not in {None, platform.keyring.generation("member_token", client.client_id)}:
             raise KeyringError(f"The keys of {client.client_id} were rotated meanwhile; run this again.")
         known = {c.delivery.file_id for c in batch if is_settled(snapshot.state(c.delivery.file_id), c.verdict)}
-        decided = {file_id: recorded(platform, file_id) for file_id in known}  # another worker was faster
+        decided = {
+            file_id: recorded(platform, client.client_id, file_id) for file_id in known
+        }  # another worker was faster
         undecided = [c for c in batch if c.delivery.file_id not in known]
         if not undecided:
             return decided
@@ -117,13 +119,13 @@ def decide(
     return decided | {file_id: replace(d, version=version) for file_id, d in plan.decisions.items()}
 
 
-def recorded(platform: Platform, file_id: str) -> Decision:
+def recorded(platform: Platform, client_id: str, file_id: str) -> Decision:
     """The decision that silver's log holds of a delivery.
 
     Raises:
         PermanentError: the log no longer goes back to it.
     """
-    found = platform.lake.silver.decision(file_id)
+    found = platform.lake.silver_of(client_id).decision(file_id)
     if found is None:
         raise PermanentError(
             "Silver's log no longer says how this delivery was decided; move silver away and run "

@@ -116,16 +116,18 @@ def _roles(places: Places) -> Iterator[Finding]:
 
 def _tables(places: Places) -> Iterator[Finding]:
     from healthingest.lake.audit import Audit
+    from healthingest.lake.destinations import Destinations
     from healthingest.lake.quarantine import Quarantine
+    from healthingest.lake.registrations import known_clients
     from healthingest.lake.sightings import Sightings
-    from healthingest.lake.silver import Silver
 
     if places.keyring.exists():
         from healthingest.lake.lake import Lake
         from healthingest.privacy.keyring_file import load_keyring
 
         Lake.of(places, load_keyring(places)).require_whole()
-    for table in (t.at(places.output) for t in (Silver, Quarantine, Sightings, Audit)):
+    silvers = Destinations(places.output, known_clients(places).layouts).tables()
+    for table in (*silvers, *(t.at(places.output) for t in (Quarantine, Sightings, Audit))):
         number = table.version()
         yield Finding("ok", f"table {table.path.name}", "not yet made" if number is None else f"version {number}")
 

@@ -68,7 +68,7 @@ def member_of_token(platform: Platform, client_id: str, token: str) -> str:
     Raises:
         UsageError: silver has no such member.
     """
-    snapshot = Snapshot(platform.lake.silver.snapshot(), client_id)
+    snapshot = Snapshot(platform.lake.silver_of(client_id).snapshot(), client_id)
     mine = (pl.col("client_id") == client_id) & (pl.col("member_token") == token)
     row = pl.scan_delta(snapshot.table).filter(mine).select("member_token", "_file_id").collect()
     values = platform.lake.vault.values(client_id, row, ["member_id"]) if row.height else row
@@ -117,7 +117,8 @@ def erase_member(platform: Platform, client_id: str, member_id: str, request: Re
             client_id, entry, noted | {"notices": list(map(str, kept)), "notice_until": until.isoformat()}
         )
         request.on_step("deleting what earlier versions needed")
-        files = {t.path.name: t.purge(client_id, kept) for t in (lake.silver, lake.quarantine, lake.sightings)}
+        tables = (lake.silver_of(client_id), lake.quarantine, lake.sightings)
+        files = {t.path.name: t.purge(client_id, kept) for t in tables}
         left = look_for(platform, member, but=kept, on_step=request.on_step)
         certificate = _certificate(platform, client_id, "member", request, {
             "erased": {**removed.counts, "old_files": files},
@@ -156,7 +157,8 @@ def erase_client(platform: Platform, client_id: str, request: Request) -> dict[s
             path.unlink(missing_ok=True)
         destroy_keys(platform.places, client_id)
         counts: dict[str, Any] = {"landing": len(landed)}
-        for table in (lake.silver, lake.quarantine, lake.sightings):
+        tables = (*lake.silvers(), lake.quarantine, lake.sightings)
+        for table in tables:
             request.on_step(table.path.name)
             counts[table.path.name] = table.drop_client(client_id)
         folders = {
@@ -170,7 +172,7 @@ def erase_client(platform: Platform, client_id: str, request: Request) -> dict[s
             counts[name] = sum(1 for path in folder.rglob("*") if path.is_file()) if folder.is_dir() else 0
             shutil.rmtree(folder, ignore_errors=True)
         left = sum(1 for folder in folders.values() if folder.exists())
-        left += sum(len(t.files_of(client_id)) for t in (lake.silver, lake.quarantine, lake.sightings))
+        left += sum(len(t.files_of(client_id)) for t in tables)
         if left:
             raise IncompleteError(f"{left} files or folders of {client_id} could not be deleted; run this again.")
         certificate = _certificate(platform, client_id, "client", request, {
@@ -193,7 +195,7 @@ def set_hold(platform: Platform, client_id: str, member_id: str, reason: str) ->
     platform.lake.events.append(client_id, "legal hold", "", {"who": actor(), "purpose": reason})
     platform = platform.current(client_id)
     token = Member.of(platform, client_id, member_id).token
-    return bool(platform.lake.silver.frame(["member_token"], pl.col("member_token") == token).height)
+    return bool(platform.lake.silver_of(client_id).frame(["member_token"], pl.col("member_token") == token).height)
 
 
 def release_hold(platform: Platform, client_id: str, member_id: str) -> None:
@@ -239,9 +241,10 @@ class _Removed:
 def _remove(platform: Platform, member: Member, request: Request) -> _Removed:
     tell, lake, client_id = request.on_step, platform.lake, member.client_id
     tell("silver")
-    before = lake.silver.files_of(client_id)
+    table = lake.silver_of(client_id)
+    before = table.files_of(client_id)
     silver, version = _from_silver(platform, member)
-    notices = [p for p in lake.silver.files_of(client_id) - before if "_change_data" in p.parts]
+    notices = [p for p in table.files_of(client_id) - before if "_change_data" in p.parts]
     tell("bronze")
     deliveries = records = 0
     landed = [(path, delivery_at(platform, client_id, path, name)) for path, name in landed_of(platform, client_id)]
@@ -276,7 +279,7 @@ def _mine(member: Member) -> pl.Expr:
 
 def _from_silver(platform: Platform, member: Member) -> tuple[int, int | None]:
     """Remove the member's row; even without one there is a commit, so that no attempt begun before can commit."""
-    silver = platform.lake.silver
+    silver = platform.lake.silver_for(member.client_id)
     if not silver.exists():
         return 0, None
 
@@ -369,7 +372,7 @@ def _certificate(
     platform: Platform, client_id: str, kind: str, request: Request, said: Mapping[str, Any]
 ) -> dict[str, Any]:
     lake = platform.lake
-    tables = {"silver": lake.silver, "quarantine": lake.quarantine, "sightings": lake.sightings}
+    tables = {"silver": lake.silver_of(client_id), "quarantine": lake.quarantine, "sightings": lake.sightings}
     head = {
         "certificate": "erasure/1",
         "id": secrets.token_hex(8),

@@ -16,7 +16,7 @@ from healthingest.lake.silver import Snapshot, readable_columns
 from healthingest.places import today
 from healthingest.platform import Platform
 from healthingest.privacy.generalize import OLDEST, ZIP3_VERSION
-from healthingest.reading import Reader
+from healthingest.reading import Reader, of_two_types
 
 PROFILES = ("operations", "limited_data_set", "safe_harbor")
 #: Types whose values a limited data set may hold as they are.
@@ -87,10 +87,12 @@ def _columns(contracts: Sequence[Contract], profile: str) -> dict[str, pl.DataTy
     found: dict[str, pl.DataType] = {}
     for contract in contracts:
         found |= _columns_of(contract, profile)
+    mixed = of_two_types(contracts)
     if profile == "operations":
-        return found
+        return found | dict.fromkeys(mixed & found.keys(), pl.String())
     # Tables have one column of a name: what is a code in one contract may be an address in another.
     unfit = {c for contract in contracts for c in _read_of(contract, profile) - set(_columns_of(contract, profile))}
+    unfit |= mixed  # the same name, but not the same thing
     return {name: dtype for name, dtype in found.items() if name not in unfit}
 
 
@@ -129,7 +131,7 @@ def _of_client(
     wanted = [] if profile == "safe_harbor" else list(columns)
     opened = reader.opened(snapshot.client_id, wanted)
     rows = reader.rows(snapshot, wanted, when)
-    present = [c for c in columns if c in rows.columns]
+    present = [pl.col(c).cast(dtype) for c, dtype in columns.items() if c in rows.columns]
     around = {"safe_harbor": [], "limited_data_set": ["creation_date"], "operations": ["creation_date", "last_seen"]}
     if profile == "operations":
         bronze, sightings = reader.platform.lake.bronze, reader.platform.lake.sightings

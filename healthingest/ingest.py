@@ -92,9 +92,10 @@ def landed_before(platform: Platform, delivery: Delivery) -> str | None:
 
 def replaces(platform: Platform, delivery: Delivery) -> str | None:
     """What to say of a delivery whose name had brought another file into silver before; else None."""
-    if delivery.delivery_no == 1 or delivery.reread_of or not platform.lake.silver.exists():
+    silver = platform.lake.silver_of(delivery.client_id)
+    if delivery.delivery_no == 1 or delivery.reread_of or not silver.exists():
         return None
-    snapshot = Snapshot(platform.lake.silver.snapshot(), delivery.client_id)
+    snapshot = Snapshot(silver.snapshot(), delivery.client_id)
     applied = snapshot.applied_of(platform.lake.bronze.slot(delivery.client_id, delivery.file_name))
     earlier = max((number for number in applied if number < delivery.delivery_no), default=None)
     if earlier is None:
@@ -217,7 +218,7 @@ def _ingest_batch(
 
 def _states(platform: Platform, batch: Sequence[Delivery]) -> dict[str, int | None]:
     """What silver's log says of each delivery; None: nothing."""
-    silver = platform.lake.silver
+    silver = platform.lake.silver_of(batch[0].client_id)
     if not silver.exists():
         return dict.fromkeys((d.file_id for d in batch), None)
     snapshot = Snapshot(silver.snapshot(), batch[0].client_id)
@@ -351,7 +352,7 @@ def _recorded(
             outcome, counts=counts, profile=Profile.of(row), file_breaches=judged.file,
             silver_version=row["silver_version"], message=row["message"], extra_columns=row["extra_columns"] or 0,
         )  # fmt: skip
-    decision = recorded(platform, delivery.file_id)
+    decision = recorded(platform, delivery.client_id, delivery.file_id)
     judged = judge_quality(quality, decision.counts, delivery, platform.lake.audit)
     # What a person says of it later makes it no later: the client has not delivered since.
     since = row["ingestion_time"] if row and row["status"] == status else None

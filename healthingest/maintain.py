@@ -17,6 +17,7 @@ from healthingest.erase import drop_notices
 from healthingest.errors import UsageError
 from healthingest.lake.delta import Table
 from healthingest.lake.proposals import Drifts
+from healthingest.lake.silver import Silver
 from healthingest.landing.names import printable
 from healthingest.platform import Platform
 from healthingest.privacy.spool import sweep
@@ -61,7 +62,8 @@ def maintain(
     lake = platform.lake
     steps: list[Step] = []
     tables: dict[str, Table] = {
-        "silver": lake.silver, "quarantine": lake.quarantine, "sightings": lake.sightings, "audit": lake.audit,
+        **{silver.path.name: silver for silver in lake.silvers()},
+        "quarantine": lake.quarantine, "sightings": lake.sightings, "audit": lake.audit,
         "alerts": AlertStore.at(platform.places.output).alerts, "drift": Drifts.at(platform.places.output),
     }  # fmt: skip
     with lake.exclusion.maintenance():
@@ -69,7 +71,9 @@ def maintain(
             if table.exists():
                 _tell(on_step, name)
                 steps += _table(platform, name, table, keep)
-        for client_id in platform.lake.bronze.clients() if lake.silver.exists() else ():
+        for client_id in platform.lake.bronze.clients():
+            if not lake.silver_of(client_id).exists():
+                continue
             _tell(on_step, f"vault of {client_id}")
             steps += _vault(platform, client_id, grace)
         _tell(on_step, "bronze")
@@ -96,7 +100,7 @@ def _table(platform: Platform, name: str, table: Table, keep: timedelta) -> Iter
     yield Step(f"{name}: compact", fewer, f"{fewer} fewer files")
     gone = table.vacuum(keep)
     yield Step(f"{name}: vacuum", gone, f"{gone} files deleted that nothing of the last {keep.days} days needs")
-    waiting = _without_audit(platform) if name == "silver" else 0
+    waiting = _without_audit(platform) if isinstance(table, Silver) else 0
     if waiting:  # silver's log is where their audit rows come from
         yield Step(
             f"{name}: log", 0, f"kept: {waiting} deliveries have no audit row yet; run healthingest ingest --all"
@@ -135,8 +139,10 @@ def _erasures(platform: Platform) -> Iterator[Step]:
 def _abandoned(platform: Platform) -> Step:
     """Temporary files of processes that died."""
     removed, oldest, lake = 0, time.time() - _ABANDONED.total_seconds(), platform.lake
-    logs = [table.path / "_delta_log" for table in (lake.silver, lake.sightings)]
-    for root in (lake.bronze.root, lake.vault.root, platform.places.output / "reports", *logs):
+    logs = [table.path / "_delta_log" for table in (*lake.silvers(), lake.sightings)]
+    output = platform.places.output
+    folders = (lake.bronze.root, lake.vault.root, output / "reports", output / "checkpoint" / "destinations")
+    for root in (*folders, *logs):
         for path in root.rglob(".*.tmp") if root.is_dir() else ():
             with contextlib.suppress(FileNotFoundError):  # its writer, alive, has just given it its name
                 if path.stat().st_mtime < oldest:

@@ -59,7 +59,7 @@ def start(
     for name in (wide, narrow):
         _publish(places, name, by, reason)
     platform = _give(platform, client_id, wide, wait)
-    platform.lake.silver.for_client(client_id, platform.clients.clients[client_id].contract)
+    platform.lake.silver_for(client_id).for_client(client_id, platform.clients.clients[client_id].contract)
     return _note(places, state, "widened", by)
 
 
@@ -89,7 +89,9 @@ def switch(platform: Platform, client_id: str, on: date, *, by: str) -> Migratio
     new = ", ".join(sorted(_silver_columns(wide) - _silver_columns(before)))
     said = comments(wide)
     for column in sorted(_silver_columns(wide) - _silver_columns(narrow)):
-        _comment(platform, column, f"{said[column]}; of {client_id} until {on}" + (f", then {new}" if new else ""))
+        _comment(
+            platform, client_id, column, f"{said[column]}; of {client_id} until {on}" + (f", then {new}" if new else "")
+        )
     return _note(platform.places, replace(state, switch_on=on), "announced", by)
 
 
@@ -114,11 +116,11 @@ def finish(
         on_group(group)
     wide, narrow = (load_contract(platform.places.configs, name) for name in (state.wide, state.narrow))
     leaving = _silver_columns(wide) - _silver_columns(narrow)
-    staying = {column: who for column in leaving if (who := _still_used(platform, column))}
+    staying = {column: who for column in leaving if (who := _still_used(platform, client_id, column))}
     for column in staying:
-        _comment(platform, column, comments(wide)[column])
+        _comment(platform, client_id, column, comments(wide)[column])
     if gone := leaving - staying.keys():
-        drop_columns(platform.lake.silver, gone)
+        drop_columns(platform.lake.silver_of(client_id), gone)
     said = "".join(f" {column} stays for {who}." for column, who in sorted(staying.items()))
     return _note(platform.places, replace(state, note=f"{state.note}.{said}" if said else state.note), "finished", by)
 
@@ -231,13 +233,17 @@ def _silver_columns(contract: Contract) -> set[str]:
     return set(readable_columns(contract))
 
 
-def _comment(platform: Platform, column: str, text: str) -> None:
-    """Say of one of silver's columns what it holds."""
-    uri = platform.lake.silver.uri
+def _comment(platform: Platform, client_id: str, column: str, text: str) -> None:
+    """Say of a column of the client's table of silver what it holds."""
+    uri = platform.lake.silver_of(client_id).uri
     retry(lambda: DeltaTable(uri).alter.set_column_metadata(column, {"comment": text}))
 
 
-def _still_used(platform: Platform, column: str) -> str:
-    """Who still has a column of silver; a config that cannot be read may."""
-    users = [c for c, client in platform.clients.clients.items() if column in readable_columns(client.contract)]
+def _still_used(platform: Platform, client_id: str, column: str) -> str:
+    """Who still has a column in the client's table of silver; a config that cannot be read may."""
+    place = platform.lake.silver_of(client_id).path
+    users = [
+        other for other, client in platform.clients.clients.items()
+        if column in readable_columns(client.contract) and platform.lake.silver_of(other).path == place
+    ]  # fmt: skip
     return ", ".join([*users, *(problem.file.name for problem in platform.clients.problems)])

@@ -20,7 +20,8 @@ _SHARED = (
     *(
         f"checkpoint/{name}"
         for name in (
-            "audit", "alerts", "alert_mutes", "contracts", "drift", "events", "migrations", "proposals", "sightings",
+            "audit", "alerts", "alert_mutes", "contracts", "destinations", "drift", "events", "migrations", "proposals",
+            "sightings",
         )
     ),
 )  # fmt: skip
@@ -141,6 +142,7 @@ def _open_to_a_group(path: Path, mode: int, root: Path) -> _Way | None:
     if not group or (stat.S_ISDIR(mode) and group == stat.S_IXGRP):
         return None
     shared = [root / name for name in (*_SHARED, *_NOTES)]
+    shared += root.glob("silver_*")
     if not any(path.is_relative_to(place) or place.is_relative_to(path) for place in shared):
         return _GROUP_READS
     events = root / "checkpoint" / "events"

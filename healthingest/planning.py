@@ -91,7 +91,7 @@ def _foretell(platform: Platform, path: Path, states: dict[str, pl.DataFrame]) -
 
 
 def _snapshot(platform: Platform, client: Client) -> Snapshot | None:
-    silver = platform.lake.silver
+    silver = platform.lake.silver_of(client.client_id)
     return Snapshot(silver.snapshot(), client.client_id) if silver.exists() else None
 
 

@@ -52,7 +52,7 @@ class Platform:
         clients = known_clients(places)
         groups = {client_id: clients.clients[client_id].contract.groups for client_id in clients.active}
         keyring, seen = _keyring_of(places, groups)
-        lake = Lake.of(places, keyring)
+        lake = Lake.of(places, keyring, clients.layouts)
         if whole:
             lake.require_whole()
         return cls(places, clients, keyring, lake, _stamp=seen)
@@ -66,13 +66,13 @@ class Platform:
         held = now.keyring.keys.get(client_id, {}).get("member_token", {})
         if len(held) <= 1:
             return now
-        silver = now.lake.silver
+        silver = now.lake.silver_of(client_id)
         noted = Snapshot(silver.snapshot(), client_id).generation if silver.exists() else None
         in_force = noted or max(held)
         if now.keyring.in_force.get(client_id) == in_force:
             return now
         keyring = replace(now.keyring, in_force={**now.keyring.in_force, client_id: in_force})
-        return replace(now, keyring=keyring, lake=Lake.of(now.places, keyring))
+        return replace(now, keyring=keyring, lake=Lake.of(now.places, keyring, now.clients.layouts))
 
     def route(self, file_name: str) -> FileName:
         """Which client and partition a file name belongs to.

@@ -97,14 +97,14 @@ class Reader:
         return register_io_source(read, schema=schema)
 
     def snapshots(self, clients: Sequence[str] | None) -> list[Snapshot]:
-        """One version of silver, as it is now, for each client that is in it, wanted and granted.
+        """One version of its table of silver, as it is now, for each client that is in one, wanted and granted.
 
         Raises:
             UsageError: one that is wanted does not exist, or the role has no right to it.
         """
-        silver = self.platform.lake.silver
-        table = silver.snapshot() if silver.exists() else None
-        return [Snapshot(table, client_id) for client_id in self._clients(clients, table)] if table else []
+        tables = [silver.snapshot() for silver in self.platform.lake.silvers() if silver.exists()]
+        present = {client_id: table for table in tables for client_id in _clients_in(table)}
+        return [Snapshot(present[client_id], client_id) for client_id in self._clients(clients, sorted(present))]
 
     def rows(self, snapshot: Snapshot, columns: Collection[str], as_of: date) -> pl.DataFrame:
         """Silver's rows of one client with those of the `columns` that the role may open, and age bands.
@@ -115,7 +115,7 @@ class Reader:
             return self._rows(snapshot, columns, as_of)
         except (FileNotFoundError, IncompleteError, KeyringError):
             now = Reader.of(Platform.open(self.platform.places), self.name, self.purpose)
-            latest = Snapshot(now.platform.lake.silver.snapshot(), snapshot.client_id)
+            latest = Snapshot(now.platform.lake.silver_of(snapshot.client_id).snapshot(), snapshot.client_id)
             if latest.table.version() == snapshot.table.version() and now.keyring == self.keyring:
                 raise
             return now._rows(latest, columns, as_of)  # noqa: SLF001 - a reader as this one is
@@ -146,8 +146,8 @@ class Reader:
     def contracts(self) -> list[Contract]:
         """What rows may have been written under: the registry's contracts and the clients' own forms of them."""
         clients = self.platform.clients.clients.values()
-        silver = self.platform.lake.silver
-        names = {*(client.config.contract for client in clients), *silver.frame(["_contract"])["_contract"].unique()}
+        met = [silver.frame(["_contract"])["_contract"].unique() for silver in self.platform.lake.silvers()]
+        names = {*(client.config.contract for client in clients), *(name for some in met for name in some)}
         plain = [load_contract(self.platform.places.configs, name) for name in sorted(names)]
         return [*plain, *(client.contract for client in clients if client.config.policies)]
 
@@ -156,9 +156,7 @@ class Reader:
         details = {"who": actor(), "purpose": self.purpose, "columns": sorted(columns), "members": members}
         self.platform.lake.events.append(client_id, kind, self.name, details)
 
-    def _clients(self, wanted: Sequence[str] | None, table: DeltaTable) -> list[str]:
-        rows = pl.scan_delta(table).select(pl.col("client_id").unique().sort()).collect()
-        present: list[str] = rows["client_id"].to_list()
+    def _clients(self, wanted: Sequence[str] | None, present: Sequence[str]) -> list[str]:
         granted = None if self.role.clients == "*" else set(self.role.clients)
         for client_id in wanted or ():
             if client_id not in present and client_id not in self.platform.clients.clients:
@@ -195,4 +193,19 @@ class Reader:
         for contract in self.contracts:
             found |= {c.name: text for c in contract.columns if c.policy.keep or c.policy.vault}
             found |= readable_columns(contract) | dict.fromkeys(contract.age_bands, text)
+        found |= dict.fromkeys(of_two_types(self.contracts), text)  # of clients with tables of their own
         return pl.Schema(found | {"creation_date": pl.Date()})
+
+
+def of_two_types(contracts: Sequence[Contract]) -> set[str]:
+    """Columns of silver that have one type in one table and another in another: they are shown as text."""
+    types: dict[str, set[pl.DataType]] = {}
+    for contract in contracts:
+        for name, dtype in readable_columns(contract).items():
+            types.setdefault(name, set()).add(dtype)
+    return {name for name, found in types.items() if len(found) > 1}
+
+
+def _clients_in(table: DeltaTable) -> list[str]:
+    found: list[str] = pl.scan_delta(table).select(pl.col("client_id").unique()).collect()["client_id"].to_list()
+    return found

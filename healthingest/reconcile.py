@@ -15,9 +15,10 @@ from healthingest.contracts.contract import contract_names, load_contract
 from healthingest.errors import ConfigError
 from healthingest.lake.audit import Audit
 from healthingest.lake.delta import Table, delta_schema, retry
+from healthingest.lake.destinations import Destinations
 from healthingest.lake.quarantine import Quarantine
 from healthingest.lake.sightings import Sightings
-from healthingest.lake.silver import Silver, comments, readable_columns
+from healthingest.lake.silver import comments, readable_columns
 from healthingest.places import Places
 
 
@@ -72,12 +73,14 @@ def reconcile(places: Places, clients: ClientSet) -> tuple[list[Difference], lis
 
 
 def _all(places: Places, clients: ClientSet) -> Iterator[Wanted]:
-    silver = Silver.at(places.output)
-    columns, said = dict(silver.schema), dict(silver.comments)
-    for client in clients.clients.values():
-        columns |= readable_columns(client.contract)
-        said |= comments(client.contract)
-    yield Wanted("silver", silver, pl.Schema(columns), said, frozenset(_registered(places)))
+    destinations, known = Destinations(places.output, clients.layouts), frozenset(_registered(places))
+    for silver in destinations.tables():
+        columns, said = dict(silver.schema), dict(silver.comments)
+        for client_id, client in clients.clients.items():
+            if destinations.of(client_id).folder == silver.path.name:
+                columns |= readable_columns(client.contract)
+                said |= comments(client.contract)
+        yield Wanted(silver.path.name, silver, pl.Schema(columns), said, known)
     others: dict[str, Table] = {
         "quarantine": Quarantine.at(places.output), "audit": Audit.at(places.output),
         "sightings": Sightings.at(places.output),

@@ -54,7 +54,8 @@ def close_delivery(
 def _word(platform: Platform, delivery: Delivery, wish: Wish) -> Word:
     """What the wish comes to for a delivery in its present state."""
     lake, name = platform.lake, delivery.file_name
-    snapshot = Snapshot(lake.silver.snapshot(), delivery.client_id) if lake.silver.exists() else None
+    silver = lake.silver_of(delivery.client_id)
+    snapshot = Snapshot(silver.snapshot(), delivery.client_id) if silver.exists() else None
     state = snapshot.state(delivery.file_id) if snapshot else None
     row = lake.audit.row(delivery.file_id)
     if snapshot is None or state is None:

@@ -63,7 +63,7 @@ def rotate(platform: Platform, client_id: str, *, wait: float = 600.0, on_step: 
         left = leftovers(now, client_id)
         if any(left.values()):
             raise IncompleteError(f"{_listed(left)} of {client_id} are still under old keys; run this again.")
-        generation, version = now.keyring.latest(client_id), now.lake.silver.version()
+        generation, version = now.keyring.latest(client_id), now.lake.silver_of(client_id).version()
         now.lake.events.append(client_id, "keys rotated", "", {"who": actor(), "generation": generation})
     return Rotated(client_id, generation, renewed, version)
 
@@ -90,7 +90,8 @@ def revoke(platform: Platform, client_id: str, *, wait: float = 600.0) -> int:
 def leftovers(platform: Platform, client_id: str) -> dict[str, int]:
     """What of a client is still under other keys than its latest: place -> how many rows, files or records."""
     lake, latest = platform.lake, platform.keyring.latest(client_id)
-    snapshot = Snapshot(lake.silver.snapshot(), client_id) if lake.silver.exists() else None
+    silver = lake.silver_of(client_id)
+    snapshot = Snapshot(silver.snapshot(), client_id) if silver.exists() else None
     in_force = snapshot.generation if snapshot else None
     return {
         "bronze": lake.bronze.older(client_id) + len(lake.bronze.stray(client_id)),
@@ -109,7 +110,7 @@ def _begun(platform: Platform, client_id: str) -> Platform:
     if any(leftovers(platform, client_id).values()):
         remember_generation(platform.places, platform.keyring, client_id)
         return platform
-    silver = platform.lake.silver
+    silver = platform.lake.silver_for(client_id)
     snapshot = Snapshot(silver.snapshot(), client_id)
     if snapshot.generation is None:  # so that it is known which are in force, once there are two
         silver.put_generation(snapshot, platform.keyring.latest(client_id))
@@ -146,13 +147,14 @@ def _ahead(platform: Platform, client_id: str) -> Platform:
     """The platform as if the latest keys were in force already."""
     keyring = platform.keyring
     keyring = replace(keyring, in_force={**keyring.in_force, client_id: keyring.latest(client_id)})
-    return replace(platform, keyring=keyring, lake=Lake.of(platform.places, keyring))
+    return replace(platform, keyring=keyring, lake=Lake.of(platform.places, keyring, platform.clients.layouts))
 
 
 def _put_in_force(platform: Platform, client_id: str) -> int:
     """Commit silver with the tokens of the latest keys, its values beside it; how many rows."""
     lake, latest = platform.lake, platform.keyring.latest(client_id)
-    snapshot = Snapshot(lake.silver.snapshot(), client_id)
+    silver = lake.silver_for(client_id)
+    snapshot = Snapshot(silver.snapshot(), client_id)
     if snapshot.generation == latest:
         return 0
     before = lake.sightings.of_client(client_id, snapshot.generation, ["sequence"])
@@ -167,7 +169,7 @@ def _put_in_force(platform: Platform, client_id: str) -> int:
     if named.height != rows.height or values.height != rows.height:
         raise IncompleteError(f"Silver has rows of {client_id} that were not sighted, or have no values in the vault.")
     if rows.is_empty():
-        lake.silver.put_generation(snapshot, latest)
+        silver.put_generation(snapshot, latest)
         return 0
     renamed = values.join(named.select("member_token", "_file_id", "token"), on=["member_token", "_file_id"])
     renamed = renamed.with_columns(pl.col("token").alias("member_token")).drop("token")
@@ -176,7 +178,7 @@ def _put_in_force(platform: Platform, client_id: str) -> int:
         pl.col("token").alias(c) if c == "member_token" else pl.col("hash").alias(c) if c == "_content_hash" else c
         for c in rows.columns
     )
-    lake.silver.put_generation(snapshot, latest, new)
+    silver.put_generation(snapshot, latest, new)
     return new.height
 
 

@@ -71,5 +71,5 @@ def _client(platform: Platform, audit: pl.DataFrame, client_id: str) -> dict[str
         "last_file": taken["file_name"][-1] if taken.height else None,
         "last_delivery": last.isoformat(timespec="seconds") if isinstance(last, datetime) else None,
         "late": late,
-        "members": platform.lake.silver.frame(["client_id"], pl.col("client_id") == client_id).height,
+        "members": platform.lake.silver_of(client_id).frame(["client_id"], pl.col("client_id") == client_id).height,
     }

@@ -120,5 +120,5 @@ def silver_rows(changed: pl.DataFrame, client: Client) -> pl.DataFrame:
         _sequence=pl.col("sequence"),
         _record_no=pl.col(RECORD_NO),
         _ingested_at=pl.lit(datetime.now(UTC)).cast(pl.Datetime("us", "UTC")),
-        _bucket=pl.lit(0, pl.Int32),
+        _bucket=pl.lit(0, pl.Int32),  # where a client has more, `Silver.change` says which
     )

@@ -2,6 +2,7 @@
 
 import random
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -9,8 +10,11 @@ from typing import Any
 import polars as pl
 
 from healthingest.export import export_frame
+from healthingest.ingest import ingest_many, register
+from healthingest.lake.silver import Silver
+from healthingest.model import Delivery
 from healthingest.platform import Platform
-from healthingest_tests.conftest import HEADER, install, line
+from healthingest_tests.conftest import HEADER, drop, install, line
 
 #: A file name and its text; of one name the earlier came first.
 File = tuple[str, str]
@@ -144,9 +148,13 @@ def found(home: Platform) -> Expected:
 
 def change_feed_is_real(home: Platform) -> None:
     """The change feed, replayed from the beginning, gives silver, and none of its updates changes nothing."""
-    if not home.lake.silver.exists():
-        return
-    table = home.lake.silver.snapshot()
+    for silver in home.lake.silvers():
+        if silver.exists():
+            _feed_is_real(silver)
+
+
+def _feed_is_real(table_of: Silver) -> None:
+    table = table_of.snapshot()
     feed = pl.DataFrame(table.load_cdf(starting_version=0)).sort("_commit_version", maintain_order=True)
     state: dict[tuple[str, str], str] = {}
     before: dict[tuple[str, str], str] = {}
@@ -167,8 +175,32 @@ def change_feed_is_real(home: Platform) -> None:
             case "update_postimage":
                 assert before[key] == state[key] != content, "a real change"
                 state[key] = content
-    silver = home.lake.silver.frame(["client_id", "member_token", "_content_hash"])
+    silver = table_of.frame(["client_id", "member_token", "_content_hash"])
     assert state == {(c, t): h for c, t, h in silver.rows()}
+
+
+def in_any_order(
+    root: Path, files: list[File], chance: random.Random, configs: Mapping[str, str] = CONFIGS
+) -> Expected:
+    """Landed in any order that keeps each name's own, worked on in any order, in groups, some of it again and again."""
+    home = install(root, configs)
+    names = [name for name, _ in files]
+    chance.shuffle(names)
+    waiting = {name: [text for other, text in files if other == name] for name in names}
+    known: list[Delivery] = []
+    for name in names:
+        known.append(register(home, drop(home, name, waiting[name].pop(0))))
+        if chance.random() < 0.6:
+            group = chance.sample(known, chance.randint(1, len(known)))
+            ingest_many(home, list(dict.fromkeys(group)), run_id="any")
+    rest = list(dict.fromkeys(chance.sample(known, len(known))))
+    ingest_many(home, rest, run_id="rest")
+    tables = (*home.lake.silvers(), home.lake.quarantine, home.lake.sightings)
+    versions = [table.version() for table in tables]
+    ingest_many(home, chance.sample(rest, len(rest)), run_id="again")
+    assert versions == [table.version() for table in tables]
+    change_feed_is_real(home)
+    return found(home)
 
 
 def new_home(root: Path) -> Platform:

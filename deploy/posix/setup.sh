@@ -8,7 +8,7 @@
 # Whoever reads the vault sees the columns that the own keyring opens (healthingest keys role), and nothing else.
 # Stewards and analysts write the events of their reading; nobody but ingestion reads bronze or the ledgers.
 #
-# Run as root, once, and again after a new client or a restore; it changes permissions only:
+# Run as root, once, and again after a new client, its own table of silver or a restore; it changes permissions only:
 #   deploy/posix/setup.sh HOME_FOLDER [INGESTION_USER STEWARD_GROUP ANALYST_GROUP]
 set -euo pipefail
 
@@ -24,7 +24,7 @@ done
 id "$ingestion" >/dev/null
 
 output="$home/output" landing="$home/input/raw" configs="$home/client_configs"
-mkdir -p "$landing" "$configs" "$output"/{silver,vault,quarantine,reports,proposals,checkpoint/{audit,alerts,alert_mutes,contracts,drift,events,migrations,proposals,sightings}}
+mkdir -p "$landing" "$configs" "$output"/{silver,vault,quarantine,reports,proposals,checkpoint/{audit,alerts,alert_mutes,contracts,destinations,drift,events,migrations,proposals,sightings}}
 setfacl -R -b "$home"
 chown -R "$ingestion": "$home"
 chmod -R u=rwX,go= "$home"
@@ -42,7 +42,9 @@ for group in "$steward" "$analyst"; do
     for note in "$output"/keyring.id "$output"/keyring.generations; do
         if [ -e "$note" ]; then setfacl -m "g:$group:r" "$note"; fi
     done
-    for folder in silver vault checkpoint/{contracts,sightings}; do may_read "$group" "$output/$folder"; done
+    for folder in "$output"/{silver,vault,checkpoint/contracts,checkpoint/destinations,checkpoint/sightings} "$output"/silver_*/; do
+        if [ -d "$folder" ]; then may_read "$group" "$folder"; fi  # clients' own tables, as far as there are any
+    done
     may_read "$group" "$configs"
     # Whoever writes the first event of a client owns its chain: all must be able to go on with it.
     setfacl -R -m "g:$group:rwX,u:$ingestion:rwX" "$output/checkpoint/events"

@@ -6,7 +6,7 @@ A broken config takes only its own client out; everything else goes on.
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -65,11 +65,36 @@ class Quality(Strict):
         return value
 
 
-class Silver(Strict):
-    """How the client's part of silver is laid out; only the default exists today."""
+class Layout(Strict):
+    """Which table of silver the client's rows go to, and how they lie there; settled by the client's first rows."""
 
-    buckets: Literal[1] = 1
-    partition_by: tuple[Literal["client_id"]] = ("client_id",)
+    #: A table `output/silver_<table>` that only the clients have who name it; None: the one of all others.
+    table: StrictStr | None = Field(default=None, pattern=r"^[a-z][a-z0-9_]{0,30}$")
+    #: By hash of the member, so that a change of a few members need not read all of a large client's files.
+    buckets: int = Field(default=1, ge=1, le=256, strict=True)
+    partition_by: tuple[Literal["client_id", "creation_date"], ...] = ("client_id",)
+
+    @model_validator(mode="after")
+    def _possible(self) -> "Layout":
+        if self.partition_by not in {("client_id",), ("client_id", "creation_date")}:
+            raise ValueError("partition_by is [client_id] or [client_id, creation_date]")
+        if self.dated and self.table is None:
+            raise ValueError(
+                'partition columns are those of a whole table: to have creation_date, give the client one with "table"'
+            )
+        if self.dated and self.buckets > 1:
+            raise ValueError("a table that is partitioned by creation_date has no buckets; keep one of them")
+        return self
+
+    @property
+    def folder(self) -> str:
+        """The table's folder below the output folder."""
+        return "silver" if self.table is None else f"silver_{self.table}"
+
+    @property
+    def dated(self) -> bool:
+        """Whether members of one date lie together."""
+        return "creation_date" in self.partition_by
 
 
 class CleanSource(Strict):
@@ -105,7 +130,7 @@ class ClientConfig(Strict):
     quality: Quality = Field(default_factory=Quality)
     freshness: Freshness = Field(default_factory=Freshness)
     schema_evolution: Literal["review", "add_columns", "freeze"] = "review"
-    silver: Silver = Field(default_factory=Silver)
+    silver: Layout = Field(default_factory=Layout)
     clean_source: Literal["keep"] | CleanSource = "keep"
     alerts: dict[StrictStr, StrictStr] = Field(default_factory=dict)
     owners: list[StrictStr] = Field(default_factory=list)
@@ -188,6 +213,8 @@ class Client:
     def pin(self) -> dict[str, Any]:
         """The part of the config that decides what a delivery becomes, as JSON values; kept with each delivery."""
         pin = self.config.model_dump(mode="json", by_alias=True, include=_PINNED)
+        # Where rows go makes no other rows of them: the same digest for all, which is the one that it always was.
+        pin["silver"] = Layout().model_dump(mode="json", exclude={"table"})
         hooks = {name: hook.digest for name, hook in self.hooks.items()}
         return pin | {"hooks": hooks, "contract_digest": self.contract.digest}
 
@@ -254,16 +281,25 @@ class ClientSet:
     published: Mapping[str, str] = field(default_factory=dict)
 
     @property
+    def layouts(self) -> dict[str, Layout]:
+        """Client -> where its rows of silver shall go."""
+        return {client_id: client.config.silver for client_id, client in self.clients.items()}
+
+    @property
     def active(self) -> list[str]:
         """Ids of the clients whose files are taken, sorted."""
         return [client_id for client_id, client in self.clients.items() if client.config.active]
 
 
-#: Column of silver -> its type, and the client who has it.
+#: Column of a table of silver -> its type, and the client who has it.
 _Types = dict[str, tuple[str, str]]
+#: Says what is wrong with where a client's rows shall go; None: nothing.
+Objection = Callable[[str, Layout], str | None]
 
 
-def load_clients(places: Places, published: Mapping[str, str] | None = None) -> ClientSet:
+def load_clients(
+    places: Places, published: Mapping[str, str] | None = None, objection: Objection = lambda *_: None
+) -> ClientSet:
     """Load every `client_configs/*.yaml`; a file that cannot be used becomes a problem, never an exception.
 
     `published`: `<contract>/<version>` -> digest of each version that must not have changed.
@@ -271,7 +307,7 @@ def load_clients(places: Places, published: Mapping[str, str] | None = None) -> 
     published = published or {}
     clients: dict[str, Client] = {}
     problems: list[ConfigError] = []
-    types: _Types = {}
+    tables: dict[str, _Types] = {}
     for file in sorted([*places.configs.glob("*.yaml"), *places.configs.glob("*.yml")]):
         if file.name in {"roles.yaml", "alerts.yaml"} or file.name.startswith("."):
             continue
@@ -283,7 +319,10 @@ def load_clients(places: Places, published: Mapping[str, str] | None = None) -> 
                     file=file,
                     key="client_id",
                 )
-            _refuse_other_type(client, types, file)
+            if wrong := objection(client.client_id, client.config.silver):
+                raise ConfigError(wrong, file=file, key="silver")
+            _refuse_other_partitions(client, clients.values(), file)
+            _refuse_other_type(client, tables.setdefault(client.config.silver.folder, {}), file)
         except ConfigError as error:
             problems.append(error)
         else:
@@ -291,13 +330,23 @@ def load_clients(places: Places, published: Mapping[str, str] | None = None) -> 
     return ClientSet(dict(sorted(clients.items())), tuple(problems), published)
 
 
+def _refuse_other_partitions(client: Client, others: Iterable[Client], file: Path) -> None:
+    mine = client.config.silver
+    for other in others:
+        if other.config.silver.folder == mine.folder and other.config.silver.dated != mine.dated:
+            raise ConfigError(f"{other.client_id} has the same table with other partitions; take another, or its own.",
+                              file=file, key="silver.partition_by")  # fmt: skip
+
+
 def _refuse_other_type(client: Client, types: "_Types", file: Path) -> None:
-    """Silver has one type per column, whoever's it is; `types` is given this client's columns."""
+    """A table of silver has one type per column, whoever's it is; `types` is given this client's columns."""
     mine = {name: (kind, client.client_id) for name, kind in silver_types(client.contract).items()}
     for name in sorted(mine.keys() & types.keys()):
         if mine[name][0] != types[name][0]:
-            raise ConfigError(f"{types[name][1]} has a column {name} of another type; call this one otherwise.",
-                              file=file, key="policies")  # fmt: skip
+            raise ConfigError(
+                f"{types[name][1]} has a column {name} of another type; call this one otherwise, or give the client a "
+                "table of its own.", file=file, key="policies",
+            )  # fmt: skip
     types |= mine | types
 
 

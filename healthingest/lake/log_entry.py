@@ -29,7 +29,7 @@ _WRITER_VERSION = 4
 
 @dataclass(frozen=True)
 class Entry:
-    """What one commit says; all its files lie in one partition."""
+    """What one commit says; all its files lie in one partition, or below some of its values."""
 
     operation: str
     #: Partition column -> value, as text.

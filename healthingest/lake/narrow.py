@@ -64,7 +64,7 @@ def _metadata(handle: DeltaTable, schema: dict[str, Any]) -> dict[str, Any]:
 def _rewritten(root: Path, add: dict[str, Any], names: set[str], written: list[Path]) -> list[dict[str, Any]]:
     """Actions that put a file without the columns in a file's place; none if it lacks them anyway."""
     path = root / add["path"]
-    scan = pl.scan_parquet(path, glob=False)
+    scan = pl.scan_parquet(path, glob=False, hive_partitioning=False)
     if not names & set(scan.collect_schema()):
         return []
     partition = {name: None if value is None else str(value) for name, value in (add["partition"] or {}).items()}

@@ -15,6 +15,7 @@ from healthingest.contracts.clients import ClientSet, load_clients
 from healthingest.contracts.contract import Contract
 from healthingest.contracts.versions import Change, Compatibility, changes, compatibility
 from healthingest.lake.delta import Table
+from healthingest.lake.destinations import Destinations
 from healthingest.places import Places
 
 SCHEMA = pl.Schema(
@@ -85,6 +86,6 @@ class Registrations(Table):
 
 
 def known_clients(places: Places) -> ClientSet:
-    """All clients, held against the published versions of their contracts."""
+    """All clients, held against the published versions of their contracts and where their rows are."""
     published: Mapping[str, str] = Registrations.at(places.output).digests()
-    return load_clients(places, published)
+    return load_clients(places, published, Destinations(places.output).objection)

@@ -1,4 +1,6 @@
-"""What changes in one partition of a table, by copy on write: only files that hold a changed row are written anew.
+"""What changes in one part of a table, by copy on write: only files that hold a changed row are written anew.
+
+The part is a partition, or everything below some of its values: rows then spread over partitions by what they hold.
 
 delta-rs' merge does the same by a join over the whole partition, in twice the CPU time and with 0.8 KB of memory for
 each row of it (docs/decisions/0011). Here a file is read, changed and written at a time, whatever the table holds.
@@ -6,7 +8,7 @@ each row of it (docs/decisions/0011). Here a file is read, changed and written a
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -27,42 +29,57 @@ _CHANGE_TYPE = "_change_type"
 
 @dataclass(frozen=True)
 class DataFile:
-    """A data file of the table's partition."""
+    """A data file of the table."""
 
     #: Relative to the table, as its log names it.
     path: str
     size: int
     #: None where its writer did not say.
     rows: int | None
+    #: Partition column -> value, as text.
+    partition: Mapping[str, str]
 
 
 def files_in(table: DeltaTable, partition: Mapping[str, str]) -> list[DataFile]:
-    """The data files of one partition, as a handle sees them."""
+    """The data files of one partition, or of all below some of its values, as a handle sees them."""
     adds = pl.DataFrame(table.get_add_actions(flatten=True))
     if adds.is_empty():
         return []
     mine = [pl.col(f"partition.{column}").cast(pl.String) == value for column, value in partition.items()]
-    found = adds.filter(mine).select("path", "size_bytes", "num_records")
-    return [DataFile(*row) for row in found.sort("path").iter_rows()]
+    columns = [c for c in adds.columns if c.startswith("partition.")]
+    found = adds.filter(mine).sort("path").select("path", "size_bytes", "num_records", pl.col(columns).cast(pl.String))
+    names = [c.removeprefix("partition.") for c in columns]
+    return [
+        DataFile(path, size, rows, dict(zip(names, values, strict=True)))
+        for path, size, rows, *values in found.iter_rows()
+    ]
 
 
 class Rewrite:
-    """Changes to the rows of one partition, keyed by one column, gathered and then committed at once.
+    """Changes to the rows of one part of a table, keyed by one column, gathered and then committed at once.
 
-    `add` takes frames with the table's columns and `_change`; a table's row has a key of its own.
+    `add` takes frames with the table's columns and `_change`; a row of the part has a key of its own.
     """
 
-    def __init__(self, root: Path, table: DeltaTable, partition: Mapping[str, str], *, key: str, bounds: str) -> None:
-        """`table` is the handle that the changes were compared with; `bounds` the column whose range the log shows."""
+    def __init__(
+        self, root: Path, table: DeltaTable, partition: Mapping[str, str], *, key: str, bounds: str,
+        spread: Mapping[str, pl.Expr] | None = None,
+    ) -> None:  # fmt: skip
+        """`table` is the handle that the changes were compared with; `bounds` the column whose range the log shows.
+
+        `spread`: each partition column that `partition` does not name -> what a row has there.
+        """
         self._root, self._table, self._partition = root, table, partition
-        self._key, self._bounds = key, bounds
+        self._key, self._bounds, self._spread = key, bounds, spread or {}
+        #: Whether a row's key says where it is: then files elsewhere need not be looked into.
+        self._placed = all(set(place.meta.root_names()) == {key} for place in self._spread.values())
         self._types = {n: t for n, t in pl.scan_delta(table).collect_schema().items() if n not in partition}
         self._columns = list(self._types)
         self._new: list[pl.DataFrame] = []
         self._changed: list[pl.DataFrame] = []
         self._actions: list[dict[str, Any]] = []
-        #: Files of new rows alone, and all files, as far as they were written.
-        self._new_files: list[Path] = []
+        #: Files of new rows alone, with their partitions, and all files, as far as they were written.
+        self._new_files: list[tuple[Path, Mapping[str, str]]] = []
         self._written: list[Path] = []
 
     def add(self, rows: pl.DataFrame) -> None:
@@ -70,7 +87,7 @@ class Rewrite:
 
         Columns that `rows` lack are null.
         """
-        rows = self._aligned(rows.lazy(), self._columns, "_change").collect()
+        rows = self._aligned(rows.lazy().with_columns(**self._spread), self._columns, "_change").collect()
         new = rows.filter(pl.col("_change") == NEW).drop("_change")
         if new.height:
             self._new.append(new)
@@ -125,7 +142,9 @@ class Rewrite:
         left = changed.select(self._key).unique()
         if left.height != changed.height:
             raise AccountingError("A row would be changed twice by one commit; nothing of it was published.")
-        for file in files_in(self._table, self._partition):
+        # Rows that go to other partitions are written last, together.
+        moved: list[pl.DataFrame] = []
+        for file in self._files_of(changed):
             if not left.height:
                 break
             touched = self._read(file, [self._key]).join(left, on=self._key, how="semi")
@@ -134,16 +153,27 @@ class Rewrite:
             here = changed
             if touched.height < changed.height:
                 here = changed.join(touched, on=self._key, how="semi")
-            self._rewrite(file, here, touched.height)
+            self._rewrite(file, here, touched.height, moved)
             left = left.join(touched, on=self._key, how="anti")
         if left.height:
             raise AccountingError(f"{left.height} rows to change are not in the table; nothing was published.")
+        if moved:
+            self._write(pl.concat(moved))
         # Readers of a commit with change data look at that alone: new rows must stand in it too.
         self._write_new()
-        for path in self._new_files:
-            self._write_changes({"insert": pl.read_parquet(path, glob=False)})
+        for path, partition in self._new_files:
+            told = pl.read_parquet(path, glob=False).with_columns(pl.lit("insert").alias(_CHANGE_TYPE))
+            self._actions.append({"cdc": self._written_to("_change_data/", told, partition) | {"dataChange": False}})
 
-    def _rewrite(self, file: DataFile, changed: pl.DataFrame, expected: int) -> None:
+    def _files_of(self, changed: pl.DataFrame) -> list[DataFile]:
+        """The files that may hold the rows to change."""
+        files = files_in(self._table, self._partition)
+        if not self._spread or not self._placed:
+            return files
+        places = {tuple(map(str, row)) for row in changed.select(*self._spread.values()).unique().iter_rows()}
+        return [file for file in files if tuple(file.partition[c] for c in self._spread) in places]
+
+    def _rewrite(self, file: DataFile, changed: pl.DataFrame, expected: int, moved: list[pl.DataFrame]) -> None:
         rows = self._read(file, self._columns)
         said = rows.select(self._key).join(
             changed.select(self._key, "_change"), on=self._key, how="left", maintain_order="left"
@@ -152,24 +182,44 @@ class Rewrite:
             raise AccountingError("Two rows of the table have one key; nothing was published.")
         kept, was, gone = rows.filter(said.is_null()), _where(rows, said == CHANGED), rows.filter(said == GONE)
         after = _where(changed, changed["_change"] == CHANGED).select(self._columns)
-        new = self._taken_along(rows.height)
+        new = self._taken_along(rows.height, file)
         del rows, changed  # a day on which everybody changes is several times in memory otherwise
-        self._write(pl.concat([kept, after, new]))
-        del kept
-        self._actions.append({"remove": _removed(file, self._partition)})
+        stays = _where(after, self._in(after, file))
+        if stays.height < after.height:
+            moved.append(after.filter(~self._in(after, file)))
+        self._write(pl.concat([kept, stays, new]))
+        del kept, stays
+        self._actions.append({"remove": _removed(file)})
         self._write_changes({"update_preimage": was, "update_postimage": after, "delete": gone, "insert": new})
 
-    def _taken_along(self, rows: int) -> pl.DataFrame:
+    def _in(self, rows: pl.DataFrame, file: DataFile) -> pl.Series:
+        """Which rows belong to a file's partition."""
+        there = pl.repeat(value=True, n=rows.height, dtype=pl.Boolean, eager=True)
+        for column in self._spread:
+            there &= rows[column].cast(pl.String) == file.partition[column]
+        return there
+
+    def _taken_along(self, rows: int, file: DataFile) -> pl.DataFrame:
         """New rows that go into a file of so many rows that is written anyway: a few need no file of their own."""
         none = pl.DataFrame(schema={name: self._types[name] for name in self._columns})
         if rows + sum(part.height for part in self._new) > FILE_ROWS:
             return none
         taken, self._new = self._new, []
+        if self._spread:
+            here = [self._in(part, file) for part in taken]
+            self._new = [some for p, h in zip(taken, here, strict=True) if (some := p.filter(~h)).height]
+            taken = [part.filter(h) for part, h in zip(taken, here, strict=True)]
         return pl.concat([none, *taken])
 
     def _read(self, file: DataFile, columns: list[str]) -> pl.DataFrame:
         """Columns of a data file; those that came to the table later are null."""
-        return self._aligned(pl.scan_parquet(self._root / file.path, glob=False), columns).collect()
+        rows = pl.scan_parquet(self._root / file.path, glob=False, hive_partitioning=False)
+        return self._aligned(rows.with_columns(**{c: self._value(file, c) for c in self._spread}), columns).collect()
+
+    def _value(self, file: DataFile, column: str) -> pl.Expr:
+        """What a file's rows have in a partition column that stands in its path alone."""
+        text = pl.lit(file.partition[column])
+        return text.str.to_date() if self._types[column] == pl.Date else text.cast(self._types[column])
 
     def _aligned(self, rows: pl.LazyFrame, columns: list[str], *more: str) -> pl.LazyFrame:
         have = rows.collect_schema()
@@ -181,36 +231,51 @@ class Rewrite:
     def _write_new(self) -> None:
         if self._new:
             rows, self._new = pl.concat(self._new), []
-            self._write(rows)
-            self._new_files.append(self._written[-1])
+            self._new_files += self._write(rows)
 
-    def _write(self, rows: pl.DataFrame) -> None:
+    def _write(self, rows: pl.DataFrame) -> list[tuple[Path, Mapping[str, str]]]:
+        """A file for each partition that the rows are of, unless there are none; the files, with their partitions."""
+        files: list[tuple[Path, Mapping[str, str]]] = []
+        for partition, part in self._parts(rows):
+            stats = {
+                "numRecords": part.height,
+                "minValues": {self._bounds: part[self._bounds].min()},
+                "maxValues": {self._bounds: part[self._bounds].max()},
+                "nullCount": {self._bounds: part[self._bounds].null_count()},
+            }
+            written = self._written_to("", part, partition)
+            self._actions.append({"add": written | {"stats": json.dumps(stats), "modificationTime": _now()}})
+            files.append((self._written[-1], partition))
+        return files
+
+    def _parts(self, rows: pl.DataFrame) -> Iterator[tuple[Mapping[str, str], pl.DataFrame]]:
+        """The rows of each partition, as its files hold them: without the partition's own columns."""
         if rows.is_empty():
             return
-        stats = {
-            "numRecords": rows.height,
-            "minValues": {self._bounds: rows[self._bounds].min()},
-            "maxValues": {self._bounds: rows[self._bounds].max()},
-            "nullCount": {self._bounds: rows[self._bounds].null_count()},
-        }
-        written = self._written_to("", rows)
-        self._actions.append({"add": written | {"stats": json.dumps(stats), "modificationTime": _now()}})
+        if not self._spread:
+            yield self._partition, rows
+            return
+        columns = list(self._spread)
+        if sum(rows.select(columns).null_count().row(0)):
+            raise AccountingError("A row lacks what tells its partition; nothing was published.")
+        for values, part in rows.partition_by(columns, as_dict=True, include_key=False).items():
+            yield {**self._partition, **dict(zip(columns, map(str, values), strict=True))}, part
 
     def _write_changes(self, changes: Mapping[str, pl.DataFrame]) -> None:
         """Change data: kind of change -> rows."""
         rows = pl.concat([rows.with_columns(pl.lit(kind).alias(_CHANGE_TYPE)) for kind, rows in changes.items()])
-        if rows.height:
-            self._actions.append({"cdc": self._written_to("_change_data/", rows) | {"dataChange": False}})
+        for partition, part in self._parts(rows):
+            self._actions.append({"cdc": self._written_to("_change_data/", part, partition) | {"dataChange": False}})
 
-    def _written_to(self, folder: str, rows: pl.DataFrame) -> dict[str, Any]:
-        place = "/".join(f"{column}={value}" for column, value in self._partition.items())
+    def _written_to(self, folder: str, rows: pl.DataFrame, partition: Mapping[str, str]) -> dict[str, Any]:
+        place = "/".join(f"{column}={value}" for column, value in partition.items())
         relative = f"{folder}{place}/part-00000-{uuid4()}-c000.zstd.parquet"
         path = self._root / relative
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o770)  # the umask takes the group out, an ACL lets it in
         self._written.append(path)
         # Level 1: as small as level 3 here, in a third of the time.
         rows.write_parquet(path, compression="zstd", compression_level=1, statistics=False)
-        return {"path": relative, "partitionValues": self._partition, "size": path.stat().st_size, "dataChange": True}
+        return {"path": relative, "partitionValues": partition, "size": path.stat().st_size, "dataChange": True}
 
 
 def _where(rows: pl.DataFrame, mask: pl.Series) -> pl.DataFrame:
@@ -218,10 +283,10 @@ def _where(rows: pl.DataFrame, mask: pl.Series) -> pl.DataFrame:
     return rows if mask.all(ignore_nulls=False) else rows.filter(mask)
 
 
-def _removed(file: DataFile, partition: Mapping[str, str]) -> dict[str, Any]:
+def _removed(file: DataFile) -> dict[str, Any]:
     return {
         "path": file.path, "deletionTimestamp": _now(), "dataChange": True, "extendedFileMetadata": True,
-        "partitionValues": partition, "size": file.size,
+        "partitionValues": file.partition, "size": file.size,
     }  # fmt: skip
 
 

@@ -13,7 +13,9 @@ from typing import Any
 import polars as pl
 from deltalake import DeltaTable, Field, write_deltalake
 
+from healthingest.contracts.clients import Layout
 from healthingest.contracts.contract import Contract
+from healthingest.errors import PermanentError
 from healthingest.lake.bronze import Bronze
 from healthingest.lake.delta import ZSTD, Table, commit, delta_schema, retry
 from healthingest.lake.rewrite import Rewrite, files_in
@@ -21,6 +23,7 @@ from healthingest.model import Delivery
 from healthingest.privacy.tokens import compact
 
 HELD, APPLIED, DISCARDED = 1, 2, 3
+_DEFAULT = Layout()
 BASE = pl.Schema(
     {
         "client_id": pl.String(),
@@ -58,6 +61,11 @@ def readable_columns(contract: Contract) -> dict[str, pl.DataType]:
 def comments(contract: Contract) -> dict[str, str]:
     """What each of silver's columns holds, with its class."""
     return COMMENTS | {name: f"{text} ({kind})" for name, (text, kind) in contract.comments.items()}
+
+
+def bucket(buckets: int) -> pl.Expr:
+    """Which of so many buckets a member is in (Int32): its token is a keyed hash, so that its first bytes say it."""
+    return (pl.col("member_token").str.slice(0, 8).str.to_integer(base=16) % buckets).cast(pl.Int32)
 
 
 @dataclass(frozen=True)
@@ -118,32 +126,54 @@ class Snapshot:
         return pl.Series([latest.get(name) == file_id for name, file_id in pairs], dtype=pl.Boolean)
 
 
+@dataclass(frozen=True)
 class Silver(Table):
-    """The serving table of all clients."""
+    """A serving table: that of all clients, or of those that have one of their own."""
+
+    #: Over how many buckets a client's rows are spread.
+    buckets: int = 1
 
     @classmethod
-    def at(cls, root: Path) -> "Silver":
-        """The table below an output folder."""
+    def at(cls, root: Path, layout: Layout = _DEFAULT) -> "Silver":
+        """The table below an output folder that a client's rows go to."""
         return cls(
-            root / "silver",
+            root / layout.folder,
             BASE,
-            partition_by=("client_id", "_bucket"),
+            partition_by=("client_id", "creation_date" if layout.dated else "_bucket"),
             description="The current state of every member; values that name a person are in the vault.",
             comments=COMMENTS,
             configuration={
                 "delta.enableChangeDataFeed": "true",
                 "delta.dataSkippingStatsColumns": "_sequence",
             },
+            buckets=layout.buckets,
         )
 
+    @staticmethod
+    def partitions_of(path: Path) -> list[str]:
+        """The partition columns of a table that lies on disk."""
+        return list(DeltaTable(str(path)).metadata().partition_columns)
+
     def for_client(self, client_id: str, contract: Contract) -> Snapshot:
-        """A fresh snapshot for one client, with the contract's readable columns in the table."""
+        """A fresh snapshot for one client, with the contract's readable columns in the table.
+
+        Raises:
+            PermanentError: the table has other partitions, or a column of another type.
+        """
         return Snapshot(retry(lambda: self._with_columns(contract)), client_id)
 
     def change(self, snapshot: Snapshot) -> Rewrite:
         """Gather changes to a client's rows: frames with silver's columns and `_change` (NEW, CHANGED or GONE)."""
-        partition = {"client_id": snapshot.client_id, "_bucket": "0"}
-        return Rewrite(self.path, snapshot.table, partition, key="member_token", bounds="_sequence")
+        partition, spread = self._scope(snapshot.client_id)
+        return Rewrite(self.path, snapshot.table, partition, key="member_token", bounds="_sequence", spread=spread)
+
+    def _scope(self, client_id: str) -> tuple[dict[str, str], dict[str, pl.Expr]]:
+        """The client's partition, and what its rows spread by below it."""
+        if self.partition_by[-1] == "creation_date":
+            return {"client_id": client_id}, {"creation_date": pl.col("creation_date")}
+        if self.buckets > 1:
+            return {"client_id": client_id}, {"_bucket": bucket(self.buckets)}
+        return {"client_id": client_id, "_bucket": "0"}, {}
 
     def commit(
         self, snapshot: Snapshot, decided: Mapping[str, Mapping[str, Any]], changed: Rewrite | pl.DataFrame
@@ -179,9 +209,12 @@ class Silver(Table):
             {"healthingest": json.dumps(told, sort_keys=True)},
         )
         empty = pl.scan_delta(snapshot.table).head(0).collect()
-        mode, partition = ("append" if rows is None else "overwrite"), f"client_id = '{client_id}' AND _bucket = 0"
+        scope, spread = self._scope(client_id)
+        mode, partition = ("append" if rows is None else "overwrite"), f"client_id = '{client_id}'"
+        partition += " AND _bucket = 0" if "_bucket" in scope else ""
+        written = empty if rows is None else rows.with_columns(**spread)
         write_deltalake(  # type: ignore[call-overload]  # its stubs lack predicate for append; the library has it
-            snapshot.table, empty if rows is None else rows, mode=mode, predicate=partition, writer_properties=ZSTD,
+            snapshot.table, written, mode=mode, predicate=partition, writer_properties=ZSTD,
             commit_properties=properties,
         )  # fmt: skip
         return int(snapshot.table.version())
@@ -198,8 +231,14 @@ class Silver(Table):
 
     def _with_columns(self, contract: Contract) -> DeltaTable:
         table = self.snapshot()
-        have = {f.name for f in table.schema().fields}
-        wanted = {n: t for n, t in readable_columns(contract).items() if n not in have}
+        readable, have = readable_columns(contract), pl.Schema(pl.scan_delta(table).collect_schema())
+        if tuple(table.metadata().partition_columns) != self.partition_by:
+            raise PermanentError(
+                f"{self.path.name} is not partitioned by {', '.join(self.partition_by)}; name another."
+            )
+        if other := [n for n, t in readable.items() if have.get(n, t) != t]:
+            raise PermanentError(f"{self.path.name} has a column {other[0]} of another type; call it otherwise.")
+        wanted = {n: t for n, t in readable.items() if n not in have}
         if not wanted:
             return table
         fields: list[Field] = list(delta_schema(pl.Schema(wanted), comments(contract)).fields)

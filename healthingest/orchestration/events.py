@@ -44,7 +44,8 @@ def results(
     replaced = {o.delivery.file_name: replaces(platform, o.delivery) for o in outcomes}
     yield checks.resent_files({name: sentence for name, sentence in replaced.items() if sentence})
     if applied:
-        yield dg.MaterializeResult(asset_key="silver", metadata=metadata.of_silver(applied, lake.silver) | link)
+        silver = lake.silver_of(applied[0].delivery.client_id)
+        yield dg.MaterializeResult(asset_key="silver", metadata=metadata.of_silver(applied, silver) | link)
     if judged:
         yield checks.invalid_ratio(judged)
         yield checks.file_rules(judged)

@@ -11,10 +11,9 @@ import pytest
 from healthingest import members
 from healthingest.ingest import ingest_many, register
 from healthingest.lake import rewrite
-from healthingest.model import Delivery
 from healthingest.records import parts
 from healthingest_tests.conftest import drop, examples
-from healthingest_tests.histories import change_feed_is_real, expected, found, history_of, new_home
+from healthingest_tests.histories import expected, found, history_of, in_any_order, new_home
 
 
 def in_sorted_order(root: Path, files: list[tuple[str, str]]) -> object:
@@ -22,27 +21,6 @@ def in_sorted_order(root: Path, files: list[tuple[str, str]]) -> object:
     home = new_home(root)
     for name, text in sorted(files, key=lambda file: file[0]):
         ingest_many(home, [register(home, drop(home, name, text))], run_id="sorted")
-    return found(home)
-
-
-def in_any_order(root: Path, files: list[tuple[str, str]], chance: random.Random) -> object:
-    """Landed in any order that keeps each name's own, worked on in any order, in groups, some of it again and again."""
-    home = new_home(root)
-    names = [name for name, _ in files]
-    chance.shuffle(names)
-    waiting = {name: [text for other, text in files if other == name] for name in names}
-    known: list[Delivery] = []
-    for name in names:
-        known.append(register(home, drop(home, name, waiting[name].pop(0))))
-        if chance.random() < 0.6:
-            group = chance.sample(known, chance.randint(1, len(known)))
-            ingest_many(home, list(dict.fromkeys(group)), run_id="any")
-    rest = list(dict.fromkeys(chance.sample(known, len(known))))
-    ingest_many(home, rest, run_id="rest")
-    versions = [table.version() for table in (home.lake.silver, home.lake.quarantine, home.lake.sightings)]
-    ingest_many(home, chance.sample(rest, len(rest)), run_id="again")
-    assert versions == [table.version() for table in (home.lake.silver, home.lake.quarantine, home.lake.sightings)]
-    change_feed_is_real(home)
     return found(home)
 
 

@@ -1,0 +1,136 @@
+"""Where each client's rows of silver go: `checkpoint/destinations/<client>.json`, the first word is the last.
+
+A config says where they shall go; whoever is about to write a client's first row settles it here, put if absent, so
+that two writers with two configs cannot each begin a part of the client. From then on this file decides, whether the
+client's config is changed, broken or gone. Clients from before there were such files are in the table of all.
+"""
+
+import json
+import os
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from healthingest.contracts.clients import Layout
+from healthingest.errors import IncompleteError
+from healthingest.lake.silver import Silver
+
+_DEFAULT = Layout()
+
+
+@dataclass(frozen=True)
+class Destinations:
+    """The destinations of all clients."""
+
+    output: Path
+    #: Client -> what its present config says; clients without a usable one are not in it.
+    wished: Mapping[str, Layout] = field(default_factory=dict)
+
+    def of(self, client_id: str) -> Layout:
+        """Where a client's rows are or, if it has none, where they would go; for whoever reads."""
+        return self._noted(client_id) or self._found(client_id) or self.wished.get(client_id, _DEFAULT)
+
+    def settle(self, client_id: str) -> Layout:
+        """Where a client's rows go from now on; for whoever is about to write.
+
+        Raises:
+            IncompleteError: the client's file is gone, and its rows alone do not tell all that it said.
+        """
+        if noted := self._noted(client_id):
+            return noted
+        found = self._found(client_id)
+        if found:
+            self._require_one_bucket(client_id, found)
+        return self._put(client_id, found or self.wished.get(client_id, _DEFAULT))
+
+    def objection(self, client_id: str, wished: Layout) -> str | None:
+        """What is wrong with a config that wishes a client's rows there; None if they are, or there are none yet."""
+        noted = self._noted(client_id)
+        settled = noted or self._found(client_id, wished)
+        if settled is not None and noted is None:
+            try:
+                self._require_one_bucket(client_id, settled)
+            except IncompleteError as error:
+                return str(error)
+        if settled is None or settled == wished:
+            return None
+        return (
+            f"the rows of {client_id} are in {_said(settled)}, and a config cannot move them to {_said(wished)}. Put "
+            "this key back as it was; or move all tables and checkpoint/destinations out of the output folder and run "
+            "healthingest ingest --from-bronze, which builds them anew."
+        )
+
+    def tables(self) -> list[Silver]:
+        """Every table of silver that there is or will be, that of all clients first."""
+        folder = self.output / "checkpoint" / "destinations"
+        clients = {
+            path.stem for path in folder.glob("[!.]*.json")
+        }  # none for who may not list it; the configs tell too
+        layouts = [self.of(client_id) for client_id in sorted({*clients, *self.wished})]
+        own = {layout.folder: layout for layout in layouts if layout.table}
+        own |= {path.name: _on_disk(path) for path in self._own() if path.name not in own}
+        return [Silver.at(self.output), *(Silver.at(self.output, own[name]) for name in sorted(own))]
+
+    def _own(self) -> list[Path]:
+        """Clients' own tables that lie on disk."""
+        return sorted(path for path in self.output.glob("silver_*") if (path / "_delta_log").is_dir())
+
+    def _noted(self, client_id: str) -> Layout | None:
+        try:
+            return Layout.model_validate(json.loads(self._place(client_id).read_text()))
+        except (FileNotFoundError, PermissionError):  # a reader may lack it, and has the configs
+            return None
+
+    def _found(self, client_id: str, wished: Layout | None = None) -> Layout | None:
+        """What the tables alone say of a client; None: they have nothing of it, or what all have by default."""
+        for path in self._own():
+            if (path / f"client_id={client_id}").is_dir():
+                return _on_disk(path)
+        if (wished or self.wished.get(client_id, _DEFAULT)) == _DEFAULT:  # then opening the table would tell no more
+            return None
+        silver = Silver.at(self.output)
+        if not silver.exists() or silver.snapshot().transaction_version(f"client/{client_id}") is None:
+            return None
+        return _DEFAULT
+
+    def _require_one_bucket(self, client_id: str, found: Layout) -> None:
+        """Rows alone do not tell how many buckets there are."""
+        folder = self.output / found.folder / f"client_id={client_id}"
+        if any(bucket.name != "_bucket=0" for bucket in folder.glob("_bucket=*")):
+            raise IncompleteError(
+                f"{folder} has several buckets, but {self._place(client_id)}, which said how many, is gone; restore it "
+                "from its backup."
+            )
+
+    def _put(self, client_id: str, layout: Layout) -> Layout:
+        place = self._place(client_id)
+        place.parent.mkdir(parents=True, exist_ok=True, mode=0o770)  # the umask takes the group out, an ACL lets it in
+        temporary = place.with_name(f".{secrets.token_hex(8)}.tmp")
+        try:
+            with temporary.open("x") as file:
+                json.dump(layout.model_dump(mode="json"), file)
+                file.flush()
+                os.fsync(file.fileno())
+            os.link(temporary, place)
+        except FileExistsError:
+            return self._noted(client_id) or layout
+        finally:
+            temporary.unlink(missing_ok=True)
+        return layout
+
+    def _place(self, client_id: str) -> Path:
+        return self.output / "checkpoint" / "destinations" / f"{client_id}.json"
+
+
+def _on_disk(path: Path) -> Layout:
+    """What a client's own table alone says of its clients."""
+    name = path.name.removeprefix("silver_")
+    dated = "creation_date" in Silver.partitions_of(path)
+    return Layout(table=name, partition_by=("client_id", "creation_date") if dated else ("client_id",))
+
+
+def _said(layout: Layout) -> str:
+    buckets = f" in {layout.buckets} buckets" if layout.buckets > 1 else ""
+    dated = " partitioned by creation_date" if layout.dated else ""
+    return f"output/{layout.folder}{buckets}{dated}"
