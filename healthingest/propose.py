@@ -32,10 +32,11 @@ def made_of(platform: Platform, proposal: Proposal, answer: Answer) -> Candidate
 
 
 def _require_types(platform: Platform, client: Client) -> None:
-    """A table of silver has one type per column, whoever's it is; a config with another one would be left out, alone."""
+    """A table of silver has one type per column, whoever's it is; a config with another one would be left out."""
     mine = silver_types(client.contract)
     for other in platform.clients.clients.values():
-        beside = other.client_id != client.client_id and other.config.silver.folder == client.config.silver.folder
+        same_table = other.config.silver.folder == client.config.silver.folder
+        beside = other.client_id != client.client_id and same_table
         theirs = silver_types(other.contract) if beside else {}
         if wrong := sorted(name for name in mine.keys() & theirs.keys() if mine[name] != theirs[name]):
             raise UsageError(
