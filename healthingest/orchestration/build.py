@@ -10,6 +10,7 @@ from healthingest.contracts.contract import Contract, load_contract
 from healthingest.errors import ConfigError
 from healthingest.lake.registrations import known_clients
 from healthingest.orchestration.alerts import alert_sensor, installation_asset, state_checks
+from healthingest.orchestration.approving import approving_jobs
 from healthingest.orchestration.assets import feeds, pipeline_assets
 from healthingest.orchestration.closing import closing_jobs
 from healthingest.orchestration.partitions import partitions
@@ -50,7 +51,13 @@ def build_defs(places: Places | None = None) -> dg.Definitions:
                 landing_zone_sensor(open_platform, keys, loaded, lambda: build_defs(places), job),
                 alert_sensor(places),
             ],
-            jobs=[job, maintenance_job, reconciliation_job, *closing_jobs(open_platform)],
+            jobs=[
+                job,
+                maintenance_job,
+                reconciliation_job,
+                *closing_jobs(open_platform),
+                *approving_jobs(open_platform),
+            ],
             executor=dg.in_process_executor,
         )
 

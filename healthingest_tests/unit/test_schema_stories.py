@@ -8,8 +8,10 @@ import polars as pl
 import pytest
 import yaml
 from deltalake import DeltaTable
+from typer.testing import CliRunner
 
 from healthingest.approve import approve, reject, reopen
+from healthingest.cli import app
 from healthingest.contracts.evolve import Answer
 from healthingest.drift import look_again
 from healthingest.errors import UsageError
@@ -120,6 +122,11 @@ def test_a_column_that_appears_is_proposed_and_once_approved_filled_from_bronze(
     feed = pl.DataFrame(DeltaTable(home.lake.silver.uri).load_cdf(starting_version=0).read_all())
     changed = feed.filter(pl.col("_commit_version") > version)
     assert sorted(changed["_change_type"].unique()) == ["update_postimage", "update_preimage"]
+    for folder in ("silver", "vault", "checkpoint/sightings", "checkpoint/audit"):
+        (home.places.output / folder).rename(home.places.output / f"{folder.replace('/', '-')}.away")
+    env = {"HEALTHINGEST_HOME": str(home.places.home), "HEALTHINGEST_KEYRING": str(home.places.keyring)}
+    assert CliRunner().invoke(app, ["ingest", "--from-bronze", "--json"], env=env).exit_code == 0
+    assert silver(home) == after
     assert not opened(home)
     assert look_again(Platform.open(home.places), "acme") == 1
     assert list(opened(home)) == ["acme.missing.middle_name"]  # the last file had it no more
