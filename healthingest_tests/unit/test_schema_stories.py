@@ -122,14 +122,14 @@ def test_a_column_that_appears_is_proposed_and_once_approved_filled_from_bronze(
     feed = pl.DataFrame(DeltaTable(home.lake.silver.uri).load_cdf(starting_version=0).read_all())
     changed = feed.filter(pl.col("_commit_version") > version)
     assert sorted(changed["_change_type"].unique()) == ["update_postimage", "update_preimage"]
+    assert not opened(home)
+    assert look_again(Platform.open(home.places), "acme") == 1
+    assert list(opened(home)) == ["acme.missing.middle_name"]  # the last file had it no more
     for folder in ("silver", "vault", "checkpoint/sightings", "checkpoint/audit"):
         (home.places.output / folder).rename(home.places.output / f"{folder.replace('/', '-')}.away")
     env = {"HEALTHINGEST_HOME": str(home.places.home), "HEALTHINGEST_KEYRING": str(home.places.keyring)}
     assert CliRunner().invoke(app, ["ingest", "--from-bronze", "--json"], env=env).exit_code == 0
     assert silver(home) == after
-    assert not opened(home)
-    assert look_again(Platform.open(home.places), "acme") == 1
-    assert list(opened(home)) == ["acme.missing.middle_name"]  # the last file had it no more
 
 
 def test_a_renamed_required_column_waits_in_bronze_and_comes_in_whole(home: Platform, tmp_path: Path) -> None:
