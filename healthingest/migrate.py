@@ -4,18 +4,17 @@ The operator writes two versions of the contract: a wide one with the new column
 without the old. Silver can be read and written at any moment between; each step may be cut off and done again.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import UTC, date, datetime
 
+import polars as pl
 from deltalake import DeltaTable
 
 from healthingest.approve import replay
-from healthingest.contracts import strict_yaml
-from healthingest.contracts.clients import load_client
 from healthingest.contracts.contract import Contract, load_contract
-from healthingest.contracts.edit import client_file, edited, replace_text
-from healthingest.contracts.versions import changes, compatibility, hold_against_registry
+from healthingest.contracts.evolve import moved, write
+from healthingest.contracts.versions import Change, changes, compatibility, hold_against_registry
 from healthingest.errors import UsageError
 from healthingest.lake.delta import retry
 from healthingest.lake.migrations import Migration, Migrations, Step
@@ -46,7 +45,7 @@ def start(
     state = open_one(places, client_id)
     if state is None:
         before = _client_contract(platform, client_id)
-        _require_steps(platform, before, wide, narrow)
+        _require_steps(platform, client_id, before, wide, narrow)
         name = f"{client_id}.{narrow}.{datetime.now(UTC):%Y%m%dT%H%M%S}"
         state = Migration(name, client_id, before.name, wide, narrow, "started", None, by, datetime.now(UTC), reason)
         Migrations.at(places.output).put(state)
@@ -70,8 +69,7 @@ def backfill(platform: Platform, client_id: str, *, by: str, on_group: OnGroup =
         UsageError: no change is under way, or it has not begun.
     """
     state = _required(platform, client_id, "widened")
-    for group in replay(platform, client_id, run_id=f"schema migrate by {by}"):
-        on_group(group)
+    _read_again(platform, client_id, by, on_group)
     return state if _is_past(state, "filled") else _note(platform.places, state, "filled", by)
 
 
@@ -84,14 +82,11 @@ def switch(platform: Platform, client_id: str, on: date, *, by: str) -> Migratio
     state = _required(platform, client_id, "filled")
     if on < today():
         raise UsageError(f"{on} has passed; name a day on which readers can have switched over.")
-    wide, narrow = (load_contract(platform.places.configs, name) for name in (state.wide, state.narrow))
-    before = load_contract(platform.places.configs, state.before)
-    new = ", ".join(sorted(_silver_columns(wide) - _silver_columns(before)))
-    said = comments(wide)
-    for column in sorted(_silver_columns(wide) - _silver_columns(narrow)):
-        _comment(
-            platform, client_id, column, f"{said[column]}; of {client_id} until {on}" + (f", then {new}" if new else "")
-        )
+    had, wide, narrow = (_readable(platform, client_id, n) for n in (state.before, state.wide, state.narrow))
+    new = ", ".join(sorted(wide.keys() - had.keys()))
+    for column in sorted(wide.keys() - narrow.keys()):
+        text = f"{wide[column]}; of {client_id} until {on}"
+        _comment(platform, client_id, column, text + (f", then {new}" if new else ""))
     return _note(platform.places, replace(state, switch_on=on), "announced", by)
 
 
@@ -111,24 +106,18 @@ def finish(
     state = _required(platform, client_id, "announced")
     if state.switch_on is None or state.switch_on > today():
         raise UsageError(f"Readers were told that the old columns stay until {state.switch_on}; finish then.")
+    had = {name: _readable(platform, client_id, name) for name in (state.wide, state.narrow)}
     platform = _give(platform, client_id, state.narrow, wait)
-    for group in replay(platform, client_id, run_id=f"schema migrate by {by}"):
-        on_group(group)
-    wide, narrow = (load_contract(platform.places.configs, name) for name in (state.wide, state.narrow))
-    leaving = _silver_columns(wide) - _silver_columns(narrow)
-    staying = {column: who for column in leaving if (who := _still_used(platform, client_id, column))}
-    for column in staying:
-        _comment(platform, client_id, column, comments(wide)[column])
-    if gone := leaving - staying.keys():
-        drop_columns(platform.lake.silver_of(client_id), gone)
-    said = "".join(f" {column} stays for {who}." for column, who in sorted(staying.items()))
+    _read_again(platform, client_id, by, on_group)
+    wide, narrow = had[state.wide], had[state.narrow]
+    said = _take_out(platform, client_id, {column: wide[column] for column in wide.keys() - narrow.keys()})
     return _note(platform.places, replace(state, note=f"{state.note}.{said}" if said else state.note), "finished", by)
 
 
 def cancel(
     platform: Platform, client_id: str, *, by: str, wait: float = 600.0, on_group: OnGroup = lambda _: None
 ) -> Migration:
-    """Give the client its first version back and read its deliveries again; the new columns stay in silver, empty.
+    """Give the client its first version back, read its deliveries again, and take the new columns out of silver.
 
     Raises:
         UsageError: no change is under way.
@@ -136,9 +125,11 @@ def cancel(
     if done := _ended(platform, client_id, "cancelled"):
         return done
     state = _required(platform, client_id, "started")
+    had = {name: _readable(platform, client_id, name) for name in (state.before, state.wide)}
     platform = _give(platform, client_id, state.before, wait)
-    for group in replay(platform, client_id, run_id=f"schema migrate by {by}"):
-        on_group(group)
+    _read_again(platform, client_id, by, on_group)
+    wide, before = had[state.wide], had[state.before]
+    _take_out(platform, client_id, {column: wide[column] for column in wide.keys() - before.keys()})
     return _note(platform.places, state, "cancelled", by)
 
 
@@ -190,17 +181,24 @@ def _client_contract(platform: Platform, client_id: str) -> Contract:
     return load_contract(platform.places.configs, platform.clients.clients[client_id].config.contract)
 
 
-def _require_steps(platform: Platform, before: Contract, wide_name: str, narrow_name: str) -> None:
-    wide, narrow = (load_contract(platform.places.configs, name) for name in (wide_name, narrow_name))
+def _require_steps(platform: Platform, client_id: str, before: Contract, wide_name: str, narrow_name: str) -> None:
+    configs, client = platform.places.configs, platform.clients.clients[client_id]
+    wide, narrow = (load_contract(configs, name) for name in (wide_name, narrow_name))
     if compatibility(changes(before, wide)) == "breaking":
         raise UsageError(f"{wide.name} breaks with {before.name}; it must only have the new columns beside the old.")
-    added = _silver_columns(narrow) - _silver_columns(wide)
-    if added or set(narrow.column) - set(wide.column):
-        raise UsageError(
-            f"{narrow.name} has columns that {wide.name} lacks; they must be filled before the old ones go."
-        )
-    if not _silver_columns(wide) - _silver_columns(narrow) and set(narrow.column) == set(wide.column):
-        raise UsageError(f"{narrow.name} has all the columns of {wide.name}; there is nothing to take out in steps.")
+    found = changes(wide, narrow)
+    if not any(_takes_out(change) for change in found):
+        raise UsageError(f"{narrow.name} has all that {wide.name} has; there is nothing to take out in steps.")
+    for change in found:
+        if change.compatibility != "compatible" and not _takes_out(change):
+            what = ": ".join(filter(None, [change.subject, change.text]))
+            raise UsageError(f"{narrow.name} does more than take out what {wide.name} has ({what}); do that before.")
+    for name in (wide_name, narrow_name):
+        moved(configs, client, name)  # now, and not once readers have been given a day
+
+
+def _takes_out(change: Change) -> bool:
+    return change.text in {"removed", "silver no longer shows it"} or change.text.endswith("no longer made of it")
 
 
 def _publish(places: Places, name: str, by: str, reason: str) -> None:
@@ -213,24 +211,52 @@ def _publish(places: Places, name: str, by: str, reason: str) -> None:
 
 def _give(platform: Platform, client_id: str, contract: str, wait: float) -> Platform:
     """Write a version into the client's YAML while nobody is at work on it; the installation, opened anew."""
-    configs = platform.places.configs
     with platform.lake.exclusion.alone(client_id, wait=wait):
-        file = client_file(configs, client_id)
-        if file is None:
-            raise UsageError(f"{client_id} has no YAML that can be changed.")
-        if load_client(file, configs).config.contract != contract:
-            before = strict_yaml.text_of(file)
-            replace_text(file, edited(before, {("contract",): contract}))
-            try:
-                load_client(file, configs)
-            except Exception:
-                replace_text(file, before)
-                raise
+        now = Platform.open(platform.places)
+        if client_id not in now.clients.clients:
+            raise UsageError(f"The YAML of {client_id} cannot be used now; healthingest doctor says why.")
+        if now.clients.clients[client_id].config.contract != contract:
+            write(platform.places.configs, moved(platform.places.configs, now.clients.clients[client_id], contract))
     return Platform.open(platform.places)
 
 
-def _silver_columns(contract: Contract) -> set[str]:
-    return set(readable_columns(contract))
+def _read_again(platform: Platform, client_id: str, by: str, on_group: OnGroup) -> None:
+    """Read all deliveries again that were read otherwise.
+
+    Raises:
+        UsageError: one that is in silver was not taken this time, so that what it said before stands.
+    """
+    for group in replay(platform, client_id, run_id=f"schema migrate by {by}"):
+        on_group(group)
+    columns = ["file_name", "delivery_no", "status", "reread_of"]
+    rows = platform.lake.audit.frame(columns, pl.col("client_id") == client_id).sort("delivery_no")
+    taken = set(rows.filter(pl.col("status") == "succeeded")["file_name"])
+    last = rows.group_by("file_name", maintain_order=True).last()
+    left = last.filter(pl.col("reread_of").is_not_null(), pl.col("status").is_in(["held", "failed"]))
+    if wrong := sorted(name for name in left["file_name"] if name in taken):
+        raise UsageError(
+            f"{wrong[0]} was not taken when it was read again, so that silver has it as it was read before; see "
+            "healthingest status, release it or mend what is wrong, and run this again."
+        )
+
+
+def _readable(platform: Platform, client_id: str, name: str) -> dict[str, str]:
+    """Silver columns that a version makes for a client, with what they hold."""
+    contract = load_contract(platform.places.configs, name)
+    policies = platform.clients.clients[client_id].config.policies
+    contract = contract.with_policies({c: policy for c, policy in policies.items() if c in contract.column})
+    said = comments(contract)
+    return {column: said[column] for column in readable_columns(contract)}
+
+
+def _take_out(platform: Platform, client_id: str, leaving: Mapping[str, str]) -> str:
+    """Drop columns (-> what they hold) from the client's table of silver, but for those others have; says whose."""
+    staying = {column: who for column in leaving if (who := _still_used(platform, client_id, column))}
+    for column in staying:
+        _comment(platform, client_id, column, leaving[column])
+    if gone := leaving.keys() - staying.keys():
+        drop_columns(platform.lake.silver_of(client_id), gone)
+    return "".join(f" {column} stays for {who}." for column, who in sorted(staying.items()))
 
 
 def _comment(platform: Platform, client_id: str, column: str, text: str) -> None:
@@ -241,9 +267,11 @@ def _comment(platform: Platform, client_id: str, column: str, text: str) -> None
 
 def _still_used(platform: Platform, client_id: str, column: str) -> str:
     """Who still has a column in the client's table of silver; a config that cannot be read may."""
-    place = platform.lake.silver_of(client_id).path
-    users = [
+    silver = platform.lake.silver_of(client_id)
+    users = {
         other for other, client in platform.clients.clients.items()
-        if column in readable_columns(client.contract) and platform.lake.silver_of(other).path == place
-    ]  # fmt: skip
-    return ", ".join([*users, *(problem.file.name for problem in platform.clients.problems)])
+        if column in readable_columns(client.contract) and platform.lake.silver_of(other).path == silver.path
+    }  # fmt: skip
+    if column in silver.frame().columns:  # also of clients whose YAML is gone
+        users |= set(silver.frame(["client_id"], pl.col(column).is_not_null())["client_id"])
+    return ", ".join([*sorted(users), *(problem.file.name for problem in platform.clients.problems)])

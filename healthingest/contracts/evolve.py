@@ -92,17 +92,41 @@ def candidate(configs: Path, client: Client, kind: str, column: str | None, head
     name = made[0] if made else before.name
     edits = step.config | ({("contract",): name} if name != before.name else {})
     text = edited(strict_yaml.text_of(file), edits)
+    contract = (name, made[1]) if made and made[1] is not None else None
+    return Candidate(_tried(configs, file, text, contract), before, contract, file, text)
+
+
+def moved(configs: Path, client: Client, contract: str) -> Candidate:
+    """The client under another contract of the registry; what its YAML says of columns that this lacks is taken out.
+
+    Raises:
+        UsageError: the client has no YAML that can be changed.
+        ConfigError: what would come out cannot be used.
+    """
+    file = client.file[0] if client.file else client_file(configs, client.client_id)
+    if file is None:
+        raise UsageError(f"{client.client_id} has no YAML that can be changed.")
+    known, config = load_contract(configs, contract).column, client.config
+    edits: Edits = {("contract",): contract} if config.contract != contract else {}
+    edits |= {("columns", h): REMOVED for h, source in config.columns.items() if source.to not in known}
+    edits |= {("policies", column): REMOVED for column in config.policies if column not in known}
+    edits |= {("rules", n): REMOVED for n, rule in enumerate(config.rules) if not set(rule.columns) <= set(known)}
+    text = edited(strict_yaml.text_of(file), edits)
+    before = load_contract(configs, config.contract)
+    return Candidate(_tried(configs, file, text, None), before, None, file, text)
+
+
+def _tried(configs: Path, file: Path, text: str, contract: tuple[str, str] | None) -> Client:
+    """The client that a YAML's new text makes, in a copy of the registry with that contract in it."""
     with tempfile.TemporaryDirectory(prefix="healthingest-schema-") as folder:
         copy = Path(folder)
         for part in ("contracts", "hooks"):
             if (configs / part).is_dir():
                 shutil.copytree(configs / part, copy / part)
-        if made and made[1] is not None:
-            (copy / "contracts" / f"{name}.yaml").write_text(made[1], encoding="utf-8")
+        if contract:
+            (copy / "contracts" / f"{contract[0]}.yaml").write_text(contract[1], encoding="utf-8")
         (copy / file.name).write_text(text, encoding="utf-8")
-        tried = load_client(copy / file.name, copy)
-    contract = (name, made[1]) if made and made[1] is not None else None
-    return Candidate(tried, before, contract, file, text)
+        return load_client(copy / file.name, copy)
 
 
 def write(configs: Path, made: Candidate) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import polars as pl
 import pytest
+import yaml
 from deltalake import DeltaTable
 from typer.testing import CliRunner
 
@@ -22,7 +23,7 @@ from healthingest.maintain import maintain
 from healthingest.migrate import backfill, cancel, finish, start, switch
 from healthingest.platform import Platform
 from healthingest.reread import stale
-from healthingest_tests.conftest import csv_of, deliver, install, line
+from healthingest_tests.conftest import HEADER, configure, csv_of, deliver, install, line
 from healthingest_tests.histories import change_feed_is_real
 from healthingest_tests.unit.test_schema_stories import rebuilt, silver
 
@@ -142,8 +143,58 @@ def test_a_change_that_is_cancelled_leaves_silver_as_it_was(ready: Platform) -> 
     start(ready, "acme", WIDE, NARROW, by="jane", reason="months")
     backfill(reopened(ready), "acme", by="jane")
     cancel(reopened(ready), "acme", by="jane")
-    assert [{k: v for k, v in row.items() if k != "birth_month"} for row in silver(ready)] == before
+    assert silver(ready) == before
+    assert "birth_month" not in pl.read_delta(ready.lake.silver.uri).columns
     assert stale(reopened(ready), "acme") == []
+
+
+def test_a_column_that_a_client_has_values_in_whose_yaml_is_gone_stays(tmp_path: Path) -> None:
+    home = install(tmp_path, {"acme": "client_id: acme\n", "globex": "client_id: globex\n"})
+    write_versions(home)
+    deliver(home, "acme_20250106.csv", csv_of(line("M1")))
+    deliver(home, "globex_20250106.csv", csv_of(line("G1")))
+    (home.places.configs / "globex.yaml").unlink()
+    start(reopened(home), "acme", WIDE, NARROW, by="jane", reason="months")
+    backfill(reopened(home), "acme", by="jane")
+    switch(reopened(home), "acme", datetime.now(UTC).date(), by="jane")
+    assert finish(reopened(home), "acme", by="jane").note == "months. birth_year stays for globex."
+    assert pl.read_delta(home.lake.silver.uri).sort("client_id")["birth_year"].to_list() == [None, 1980]
+
+
+def test_a_file_that_is_held_when_it_is_read_again_stops_the_change_where_it_is(ready: Platform) -> None:
+    start(ready, "acme", WIDE, NARROW, by="jane", reason="months")
+    file = ready.places.configs / "acme.yaml"
+    file.write_text(file.read_text() + "quality: {min_records: 3, on_breach: hold}\n")
+    with pytest.raises(UsageError, match=r"acme_2025010[67].csv was not taken when it was read again"):
+        backfill(reopened(ready), "acme", by="jane")
+    assert [r["birth_year"] for r in silver(ready)] == [1980, 1979, 2001]
+
+
+def test_what_a_yaml_says_of_a_column_that_leaves_goes_with_it(home: Platform) -> None:
+    home = configure(home, "client_id: acme\ncolumns: {mail: email, Town: city}\n")
+    folder = home.places.configs / "contracts" / "member"
+    text = (folder / "1.yaml").read_text()
+    more = {"name": "mail_address", "type": "email", "policy": {"vault": "contact"}}
+    wide = edited(text, {("version",): 2, ("columns", 12): more})
+    (folder / "2.yaml").write_text(wide)
+    (folder / "3.yaml").write_text(edited(wide, {("version",): 3, ("columns", 10): REMOVED}))
+    deliver(home, "acme_20250106.csv", csv_of(line("M1"), header=HEADER.replace("email", "mail")))
+    start(reopened(home), "acme", WIDE, NARROW, by="jane", reason="one address")
+    backfill(reopened(home), "acme", by="jane")
+    switch(reopened(home), "acme", datetime.now(UTC).date(), by="jane")
+    assert finish(reopened(home), "acme", by="jane").step == "finished"
+    assert (home.places.configs / "acme.yaml").read_text() == (
+        "client_id: acme\ncolumns: {Town: city}\ncontract: member/3\n"
+    )
+
+
+def test_a_narrow_version_only_takes_out(ready: Platform) -> None:
+    narrow = ready.places.configs / "contracts" / "member" / "3.yaml"
+    rule = {"id": "city.none", "column": "city", "not_in": ["Boston"]}
+    plain = yaml.safe_load(narrow.read_text())
+    narrow.write_text(edited(narrow.read_text(), {("rules", len(plain["rules"])): rule}))
+    with pytest.raises(UsageError, match=r"does more than take out what member/2 has \(rule city.none"):
+        start(ready, "acme", WIDE, NARROW, by="jane", reason="months")
 
 
 def test_columns_that_every_row_has_cannot_be_dropped(ready: Platform) -> None:
@@ -171,7 +222,7 @@ def die_after(holder, name, step):
         return done
     setattr(holder, name, dying)
 
-for holder, names in ((migrate, ["replace_text", "drop_columns", "_comment", "_still_used"]), (Registrations, ["put"]),
+for holder, names in ((migrate, ["write", "drop_columns", "_comment", "_still_used"]), (Registrations, ["put"]),
                       (Silver, ["for_client"]), (Migrations, ["put"]), (approve, ["stale", "ingest_many"])):
     for name in names:
         die_after(holder, name, name if holder is not Migrations else "note")
@@ -185,12 +236,12 @@ from healthingest.cli import main
 main()
 """
 #: Command -> where it is killed, one after the other; then it is run to its end.
-KILLS = {"start": ["replace_text", "for_client"], "backfill": ["group"], "switch": ["_comment"],
-         "finish": ["replace_text", "drop_columns"]}  # fmt: skip
+KILLS = {"start": ["write", "for_client"], "backfill": ["group"], "switch": ["_comment"],
+         "finish": ["write", "drop_columns"]}  # fmt: skip
 if os.environ.get("HEALTHINGEST_NIGHTLY"):
-    KILLS = {"start": ["note", "put", "replace_text", "for_client"], "backfill": ["stale", "group", "note"],
+    KILLS = {"start": ["note", "put", "write", "for_client"], "backfill": ["stale", "group", "note"],
              "switch": ["_comment", "note"],
-             "finish": ["replace_text", "stale", "group", "_still_used", "drop_columns", "note"]}  # fmt: skip
+             "finish": ["write", "stale", "group", "_still_used", "drop_columns", "note"]}  # fmt: skip
 
 
 def test_each_step_killed_anywhere_is_finished_by_the_same_command(ready: Platform, tmp_path: Path) -> None:
