@@ -31,6 +31,8 @@ _LOSSES = {
     "follows it must read the table as a whole once",
     "delta.dataSkippingStatsColumns": "the log may show bounds of other columns, of what was written meanwhile",
 }
+#: Metadata of a column that was added here: no delivery may ever bring it, and it is no stranger for that.
+_ADDED = "healthingest.added_by"
 #: Column -> the types in which some contract knows it.
 Known = Mapping[str, Collection[str]]
 
@@ -70,8 +72,8 @@ class Wanted:
     #: Column -> the comment that it is given, and those that are as good: clients' contracts may word it differently.
     comments: Mapping[str, str]
     as_good: Mapping[str, Collection[str]] = field(default_factory=dict)
-    #: Which of some columns may be there besides: those of contracts that no client has now.
-    known: Callable[[Collection[str]], Known] = lambda _: {}
+    #: Which of some columns (name -> type) may be there besides: those of contracts that no client has now.
+    known: Callable[[Mapping[str, str]], Known] = lambda _: {}
     #: What is said of any other column.
     unknown: str = "is none of this table's columns"
 
@@ -125,16 +127,16 @@ def _silver(places: Places, silver: Table, contracts: Sequence[Contract]) -> Wan
         for column, text in comments(contract).items():
             as_good.setdefault(column, set()).add(text)
     return Wanted(
-        silver.path.name, silver, pl.Schema(columns), said, as_good, lambda names: _known(places, names),
+        silver.path.name, silver, pl.Schema(columns), said, as_good, lambda found: _known(places, found),
         "is in no contract of the registry",
     )  # fmt: skip
 
 
-def _known(places: Places, columns: Collection[str]) -> Known:
+def _known(places: Places, columns: Mapping[str, str]) -> Known:
     """Those of silver's columns that any version of any contract makes, or a delivery's own config once made."""
     found: dict[str, set[str]] = {}
     for contracts in (_registered, _pinned):  # the second reads manifests; few installations ever need it
-        if not found.keys() >= {*columns}:
+        if any(kind not in found.get(name, ()) for name, kind in columns.items()):
             for contract in contracts(places):
                 made = {name: dtype for name, dtype in readable_columns(contract).items() if name in columns}
                 for one in delta_schema(pl.Schema(made), {}).fields:
@@ -182,8 +184,8 @@ def _of(wanted: Wanted) -> Iterator[Difference]:
     for column, one in should.items():
         if wrong := _of_column(real.get(column), one, wanted.as_good.get(column, ())):
             yield Difference(name, column, *wrong)
-    besides = sorted(real.keys() - should.keys())
-    known = wanted.known(besides) if besides else {}
+    besides = sorted(c for c in real.keys() - should.keys() if _ADDED not in real[c].metadata)
+    known = wanted.known({column: str(real[column].type) for column in besides}) if besides else {}
     for column in besides:
         if said := _of_other(real[column], known.get(column, ()), wanted.unknown):
             yield Difference(name, printable(column), said, repairable=False)
@@ -241,7 +243,7 @@ def _repair(wanted: Wanted) -> None:
     real = {field.name: field for field in handle.schema().fields}
     should = list(delta_schema(wanted.schema, wanted.comments).fields)
     if missing := [field for field in should if field.name not in real]:
-        handle.alter.add_columns(missing)
+        handle.alter.add_columns([Field(f.name, f.type, metadata={**f.metadata, _ADDED: "reconcile"}) for f in missing])
     for one in should:
         if one.name in real and not _says(real[one.name], one, wanted.as_good.get(one.name, ())):
             comment = str(one.metadata["comment"])

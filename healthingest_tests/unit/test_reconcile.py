@@ -62,7 +62,10 @@ def test_a_column_of_a_contract_that_no_file_has_used_yet_is_added_with_its_comm
         str(before.metadata().id), before.metadata().description
     )  # fmt: skip
     assert after.schema().fields[:-1] == before.schema().fields
-    assert after.schema().fields[-1].metadata == {"comment": "year and month of dob (quasi-identifier)"}
+    assert after.schema().fields[-1].metadata["comment"] == "year and month of dob (quasi-identifier)"
+    assert told(configure(home, "client_id: acme\n")) == [], (
+        "who thought better of it before any file leaves no stranger"
+    )
 
 
 def test_lost_and_other_comments_names_and_descriptions_come_back(used: Platform) -> None:
@@ -161,6 +164,19 @@ def test_another_type_and_columns_that_nobody_registered_are_told_and_left_alone
     done = CliRunner().invoke(app, ["schema", "reconcile", "--json"])
     assert (done.exit_code, len(json.loads(done.output)["left"])) == (1, 2)
     assert told(used) == wrong
+
+
+def test_a_clients_own_table_is_held_against_that_clients_contract_alone(used: Platform) -> None:
+    own = "client_id: globex\nsilver: {table: special}\n"
+    home = configure(used, own, "globex")
+    deliver(home, "globex_20250106.csv", csv_of(line("M1")))
+    assert told(home) == []
+    home = configure(home, own + "policies: {dob: {vault: identity, generalize: {born: month}}}\n", "globex")
+    assert told(home) == ["silver_special: born is missing."]
+    reconcile(home.places, home.clients)
+    assert told(home) == []
+    (home.places.configs / "globex.yaml").write_text("client_id: [broken")
+    assert told(home) == []
 
 
 def test_a_column_that_may_not_be_null_is_told_before_every_merge_fails(used: Platform) -> None:
