@@ -104,12 +104,15 @@ def of_proposals(scene: Scene) -> Found:
 
 
 def of_schema(scene: Scene) -> Found:
-    """Tables that are not what the registry says of them."""
-    found = differences(scene.places, scene.clients)
-    said = " ".join(difference.sentence for difference in found[:_SHOWN])
-    more = f" And {len(found) - _SHOWN} more." if len(found) > _SHOWN else ""
-    text = f"{said}{more} See healthingest schema reconcile." if found else "The tables are as the registry says."
-    return [scene.state("schema_out_of_sync", text, firing=bool(found))], Seen()
+    """What in a table is not as the registry says; what only lags behind, the next delivery puts right."""
+    found = [
+        scene.state(
+            f"schema_out_of_sync:{'.'.join(filter(None, [one.table, one.subject]))}",
+            f"{one.sentence} See healthingest schema reconcile.", firing=True,
+        )
+        for one in differences(scene.places, scene.clients) if not one.is_lag
+    ]  # fmt: skip
+    return [*found, *scene.over("schema_out_of_sync", found, "The table is as the registry says.")], Seen()
 
 
 def of_machine(scene: Scene) -> Found:

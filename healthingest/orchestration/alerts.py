@@ -47,7 +47,7 @@ _SAYS = {
     "configs": "Every config can be used.",
     "landing_zone": "Every landed file leads to a client.",
     "ticking": "Sensors, schedules and daemons are alive.",
-    "schema_in_sync": "Silver, quarantine, sightings and audit have the columns that the registry says.",
+    "schema_in_sync": "The tables are as the registry says, or only lag behind it.",
     "machine": "Disks have room, and keys are not due for rotation.",
     "alerting": "The watch sees everything, and its messages get through.",
 }

@@ -103,7 +103,7 @@ def reconciliation(open_platform: OpenPlatform) -> tuple[dg.JobDefinition, dg.Sc
         for one in left:
             context.log.error(one.sentence)
         context.add_output_metadata({"repaired": len(mended), "left": len(left), "proposals of": ", ".join(noticed)})
-        store_check(context.instance, schema_in_sync(left), None, str(uuid.uuid4()))
+        store_check(context.instance, schema_in_sync(mended, left), None, str(uuid.uuid4()))
 
     @dg.job(name="schema_reconciliation", description="Puts right what lags behind the registry, and tells the rest.")
     def job() -> None:
@@ -120,12 +120,13 @@ def reconciliation(open_platform: OpenPlatform) -> tuple[dg.JobDefinition, dg.Sc
     return job, schedule
 
 
-def schema_in_sync(left: Sequence[Difference]) -> dg.AssetCheckResult:
-    """Fails with the exact difference between tables and registry."""
+def schema_in_sync(mended: Sequence[Difference], left: Sequence[Difference]) -> dg.AssetCheckResult:
+    """Fails with the exact difference between tables and registry; what was put right is said too."""
+    said = [d.sentence for d in left] + [f"Repaired: {d.sentence}" for d in mended]
     return dg.AssetCheckResult(
         asset_key="installation",
         check_name=SCHEMA_IN_SYNC,
         passed=not left,
-        description=" ".join(d.sentence for d in left) or "The tables are as the registry says.",
-        metadata={f"{d.table} {d.subject}".strip(): d.text for d in left},
+        description=" ".join(said) or "The tables are as the registry says.",
+        metadata={f"{d.table} {d.subject}".strip(): d.sentence for d in [*mended, *left]},
     )

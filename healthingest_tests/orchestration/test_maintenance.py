@@ -75,7 +75,14 @@ def test_the_hourly_job_holds_the_tables_against_the_registry_and_shows_the_exac
         assert isinstance(evaluation, dg.AssetCheckEvaluation)
         return evaluation
 
-    assert reconciled().passed
+    assert reconciled().description == "The tables are as the registry says."
+    DeltaTable(home.lake.silver.uri).alter.set_table_properties({"delta.enableChangeDataFeed": "false"})
+    mended = reconciled()
+    assert mended.passed
+    assert str(mended.description).startswith(
+        "Repaired: silver: delta.enableChangeDataFeed is false and should be true;"
+    )
+    assert "must read the table as a whole once" in str(mended.metadata["silver delta.enableChangeDataFeed"].value)
     DeltaTable(home.lake.audit.uri).alter.add_columns([Field("score", "integer")])
     failed = reconciled()
     assert (failed.passed, failed.description) == (False, "audit: score is none of this table's columns.")
