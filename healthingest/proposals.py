@@ -84,18 +84,18 @@ class Proposal:
     @property
     def impact(self) -> str:
         """What approving would do, in numbers of records and deliveries."""
-        files, drift = len(self.seen), self.drift
+        drift, files = self.drift, "1 delivery" if len(self.seen) == 1 else f"{len(self.seen)} deliveries"
         values = sum(noted.drift.filled for noted in self.seen)
         if self.kind == "codes" and not drift.fix.get("codes"):
-            return f"must say what the words mean that {values:,} records of {files} deliveries have"
-        released = f"would release {self.releases:,} quarantined records of {files} deliveries"
+            return f"must say what the words mean that {values:,} records of {files} have"
+        released = f"would release {self.releases:,} quarantined records of {files}"
         if self.kind == "added":
-            return f"would add column {self.subject} and fill it from {values:,} records of {files} deliveries"
+            return f"would add column {self.subject} and fill it from {values:,} records of {files}"
         if self.kind == "renamed":
-            said = f"would read {drift.column} from {values:,} records of {files} deliveries"
+            said = f"would read {drift.column} from {values:,} records of {files}"
             return f"{said}; {released}" if self.releases else said
         if self.kind in {"missing", "emptied"}:
-            return f"would take {drift.column} out of the contract; {files} deliveries came without it"
+            return f"would take {drift.column} out of the contract; {files} came without it"
         return released if self.kind in {"retyped", "codes"} else "nothing to do"
 
 

@@ -18,7 +18,8 @@ from ruamel.yaml.scalarstring import DoubleQuotedScalarString
 from healthingest.contracts import strict_yaml
 from healthingest.errors import ConfigError
 
-_WIDTH = 120
+#: Lines stay as long as they were: a diff shows what was changed, and nothing else.
+_WIDTH = 4096
 #: Text that every YAML reader takes for text without quotes; the rest gets them.
 _PLAIN = re.compile(r"(?!(?:y|n|yes|no|on|off|true|false|null|none)$)[a-z_][\w./ -]*", re.IGNORECASE)
 

@@ -140,7 +140,7 @@ def test_columns_that_the_contract_does_not_know_and_too_few_records_are_told(ho
     deliver(home, "acme_20250106.csv", csv_of(line("M1") + ",x", header=f"{HEADER},shoe_size"))
     alerts = look(home)
     assert set(alerts) == {("acme", "contract_drift"), ("acme", "file_rules")}
-    assert "Approving acme.added.shoe_size would add column shoe_size and fill it from 1 records of 1 deliveries" in (
+    assert "Approving acme.added.shoe_size would add column shoe_size and fill it from 1 records of 1 delivery" in (
         alerts["acme", "contract_drift"].summary
     )
     deliver(home, "acme_20250107.csv", csv_of(line("M1"), line("M2")))

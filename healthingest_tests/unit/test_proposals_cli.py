@@ -25,7 +25,7 @@ def test_what_waits_is_listed_with_what_approving_would_do(run: Run) -> None:
     assert listed.exit_code == 0
     assert "acme.added.plan" in listed.output
     (one,) = json.loads(run("list", "--json").output)["proposals"]
-    assert one["impact"] == "would add column plan and fill it from 1 records of 1 deliveries"
+    assert one["impact"] == "would add column plan and fill it from 1 records of 1 delivery"
     assert one["change"]["needs"].startswith("A column without a privacy policy cannot be approved")
     shown = run("list", "acme.added.plan")
     assert 'says: The header has a column "Plan" that member/1 does not know.' in shown.output

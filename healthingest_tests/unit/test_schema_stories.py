@@ -140,7 +140,7 @@ def test_a_renamed_required_column_waits_in_bronze_and_comes_in_whole(home: Plat
     }
     assert [deliver(home, name, text).status for name, text in files.items()] == ["succeeded", "failed", "succeeded"]
     assert opened(home)["acme.renamed.dob"].impact == (
-        "would read dob from 2 records of 1 deliveries; would release 2 quarantined records of 1 deliveries"
+        "would read dob from 2 records of 1 delivery; would release 2 quarantined records of 1 delivery"
     )
     assert document(home, "acme.renamed.dob")["compatibility"] == "compatible"
     approved(home, "acme.renamed.dob")
