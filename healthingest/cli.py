@@ -17,6 +17,7 @@ from healthingest.alerts_cli import alerts_app
 from healthingest.command import Json, command_of
 from healthingest.erase_cli import erase_app
 from healthingest.errors import UsageError
+from healthingest.explain_cli import explain_command
 from healthingest.export_cli import export_command
 from healthingest.hardening import harden
 from healthingest.ingest_cli import ingest_command
@@ -43,6 +44,7 @@ schema_app.add_typer(migrate_app, name="migrate")
 app.add_typer(schema_app, name="schema")
 command = command_of(app)
 command("ingest")(ingest_command)
+command("explain")(explain_command)
 command("export")(export_command)
 command("release")(release_command)
 command("discard")(discard_command)
