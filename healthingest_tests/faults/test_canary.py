@@ -27,7 +27,7 @@ GOOD = (
 #: Every value of every record below, as sent and as standardised, and the secrets of the places that alerts go to.
 CANARIES = [
     "ZQXID", "Zqxfirst", "Zqxlast", "1961-07-19", "Zqxstreet", "Zqxville", "02139-7731", "617-555-0177", "6175550177",
-    "zqxmail", "zqxbad", "Zqxtoken", "WnF4c2VjcmV0",
+    "zqxmail", "zqxbad", "zqxremark", "秘密", "Zqxtoken", "WnF4c2VjcmV0",
 ]  # fmt: skip
 FILES = {
     # accepted, rule-rejected, malformed both ways, a control character, an embedded line end
@@ -114,6 +114,9 @@ def used(tmp_path_factory: pytest.TempPathFactory) -> Path:
         lines = [HEADER, *records] if records is not None else [GOOD, GOOD]
         (landing / name).write_bytes(("\n".join(lines) + "\n").encode())
     (landing / "acme_20250109.csv").write_bytes(f"{HEADER}\n{GOOD}\n".encode() + GOOD.encode() + b",\xff\n")
+    # columns that nobody knows, and one that has another name: they are looked at once more, and proposed
+    more = f"{HEADER.replace('dob', 'Birth Date')},Remark,Nick\n{GOOD},zqxremark,秘密\n"
+    (landing / "acme_20250110.csv").write_text(more)
     (root / "dagster").mkdir()
     (root / "dagster" / "dagster.yaml").write_text((REPO / "deploy" / "dagster.yaml").read_text())
     (home / "client_configs" / "alerts.yaml").write_text(ALERTS)
@@ -155,6 +158,8 @@ def use(root: Path, home: Path, env: dict[str, str]) -> None:
         ["keys", "role", "analyst", "--out", str(root.parent / "canary-keys" / "analyst.json")],
         ["audit", "show", "acme"], ["audit", "verify"], ["keys", "status"], ["maintain"], ["report"],
         ["alerts", "watch"], ["alerts", "ack", "delivery_held", "--reason", "asked"], ["alerts", "test"],
+        ["schema", "list"], ["schema", "list", "acme.added.remark"], ["schema", "propose"], ["schema", "reconcile"],
+        ["schema", "reject", "acme.added.nick", "--reason", "not asked for"],
         ["release", "held_20250106.csv", "--reason", "confirmed"], ["alerts", "watch"],
         ["keys", "rotate"], ["keys", "revoke"], ["ingest", "--from-bronze"],
         ["export", "--profile", "qa", "--out", str(root / "qa")],
@@ -184,6 +189,8 @@ def test_no_value_of_any_member_is_left_behind(used: Path) -> None:
 
     assert leaks(used) == {}
     assert (used / "alerts.txt").stat().st_size > 0
+    proposals = {p.stem for p in (used / "home" / "output" / "proposals").iterdir()}
+    assert proposals == {"acme.added.remark", "acme.added.nick", "acme.renamed.dob"}
 
 
 def test_who_holds_the_keys_reads_the_values_and_who_exports_without_identifiers_does_not(used: Path) -> None:
@@ -202,6 +209,7 @@ def test_every_file_got_its_audit_row(used: Path) -> None:
         "acme_20250107.csv": "succeeded",
         "acme_20250108.csv": "failed",
         "acme_20250109.csv": "succeeded",
+        "acme_20250110.csv": "failed",
         "held_20250106.csv": "succeeded",
         "nobody_20250106.csv": "unroutable",
     }
