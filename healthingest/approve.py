@@ -10,7 +10,6 @@ from dataclasses import asdict
 from typing import Any
 
 from healthingest.contracts.clients import Client
-from healthingest.contracts.contract import load_contract
 from healthingest.contracts.evolve import Answer, write
 from healthingest.errors import PermanentError, UsageError
 from healthingest.ingest import ingest_many, undecided
@@ -18,13 +17,12 @@ from healthingest.lake.proposals import Said, Word, Words
 from healthingest.lake.registrations import Registrations
 from healthingest.model import Outcome
 from healthingest.platform import Platform
-from healthingest.privacy.roles import reason_given
+from healthingest.privacy.roles import LONGEST_REASON, reason_given
 from healthingest.proposals import Proposal, proposal_named
 from healthingest.propose import made_of, write_proposals
 from healthingest.records.read import RecordReader
 from healthingest.reread import read_again, stale
 
-_LONGEST_REASON = 500
 #: Told the outcomes as deliveries are read again.
 OnGroup = Callable[[list[Outcome]], None]
 
@@ -44,7 +42,7 @@ def approve(
         ConfigError: what would come out cannot be used.
         BusyError: others did not finish with the client within `wait` seconds.
     """
-    reason = reason_given(reason, _LONGEST_REASON)
+    reason = reason_given(reason, LONGEST_REASON)
     proposal = proposal_named(platform.places, platform.clients, proposal_id)
     if proposal.state == "noted":
         made_of(platform, proposal, answer)  # says why not
@@ -86,7 +84,7 @@ def reject(platform: Platform, proposal_id: str, *, by: str, reason: str) -> Pro
     Raises:
         UsageError: there is no such proposal, or it is not open.
     """
-    reason = reason_given(reason, _LONGEST_REASON)
+    reason = reason_given(reason, LONGEST_REASON)
     proposal = proposal_named(platform.places, platform.clients, proposal_id)
     if not proposal.is_open:
         raise UsageError(f"{proposal_id} is not open; it is {proposal.state}.")
@@ -104,7 +102,7 @@ def reopen(platform: Platform, proposal_id: str, *, by: str, reason: str) -> Non
     proposal = proposal_named(platform.places, platform.clients, proposal_id)
     if proposal.state != "rejected":
         raise UsageError(f"{proposal_id} is not rejected; it is {proposal.state}.")
-    _note(platform, proposal, "reopened", by, reason_given(reason, _LONGEST_REASON, needed=False))
+    _note(platform, proposal, "reopened", by, reason_given(reason, LONGEST_REASON, needed=False))
 
 
 def _require_readable(platform: Platform, client: Client) -> None:
@@ -188,9 +186,7 @@ def _put_in_force(
             "who": by, "proposal": proposal.proposal_id, "reason": reason, "contract": made.client.contract.name,
         })  # fmt: skip
     platform = Platform.open(places)
-    contract = load_contract(places.configs, made.client.contract.name)
-    number = contract.version - 1
-    before = load_contract(places.configs, f"{contract.contract}/{number}") if number else None
-    Registrations.at(places.output).put(contract, before, by=by, reason=f"{proposal.proposal_id}: {reason}")
+    name, why = made.client.contract.name, f"{proposal.proposal_id}: {reason}"
+    Registrations.at(places.output).publish(places.configs, name, by=by, reason=why)
     platform.lake.silver_for(client_id).for_client(client_id, platform.clients.clients[client_id].contract)
     return platform

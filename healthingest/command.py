@@ -29,6 +29,19 @@ def command_of(on: typer.Typer) -> Callable[[str], Callable[[Callable[P, int]], 
     return command
 
 
+def asked_member_id() -> str:
+    """A member's id, typed unseen or read from standard input, so that no shell history keeps it.
+
+    Raises:
+        UsageError: none was given.
+    """
+    asked = sys.stdin.isatty()
+    given = str(typer.prompt("Member id", hide_input=True, err=True)) if asked else sys.stdin.readline()
+    if not given.strip():
+        raise UsageError("No member id was given; type it when asked, or write it to standard input.")
+    return given.strip()
+
+
 def _in_one_line(function: Callable[P, int]) -> Callable[P, None]:
     @wraps(function)
     def run(*args: P.args, **kwargs: P.kwargs) -> None:

@@ -19,7 +19,7 @@ from healthingest.lake.proposals import Drifts
 from healthingest.members import check_as
 from healthingest.model import Delivery, Outcome, Profile
 from healthingest.platform import Platform
-from healthingest.proposals import proposals_of
+from healthingest.proposals import OF_RULES, proposals_of
 from healthingest.records.drift import NOW_EMPTY, RETYPED, RETYPED_SHARE, Before, Drift, compare, missing_columns
 from healthingest.records.glimpse import Glimpse, glimpse
 from healthingest.records.read import RecordReader
@@ -128,15 +128,11 @@ def _rows(platform: Platform, client_id: str) -> list[dict[str, Any]]:
 
 
 def _history(platform: Platform, client_id: str, rows: Sequence[Mapping[str, Any]]) -> _History:
-    drifts = Drifts.at(platform.places.output)
-    noted = drifts.of(client_id) if drifts.exists() else []
-    history = _History(Before({}))
-    if noted:
-        waiting = [p.drift for p in proposals_of(platform.places, platform.clients, client_id) if p.is_open]
-        told = [drift for drift in waiting if drift.kind in {"retyped", "codes"}]
-        history = _History(Before({}, open_rules=frozenset(drift.rule for drift in told)))
-        for drift in told:
-            history = history.with_codes(drift)
+    waiting = [p.drift for p in proposals_of(platform.places, platform.clients, client_id) if p.is_open]
+    told = [drift for drift in waiting if drift.kind in OF_RULES]
+    history = _History(Before({}, open_rules=frozenset(drift.rule for drift in told)))
+    for drift in told:
+        history = history.with_codes(drift)
     for row in rows:
         history = history.with_(Seen.of_row(row))
     return history
@@ -153,7 +149,7 @@ def _note(
         if _suspicious(seen, client, history):
             for drift, releases in _look(platform, delivery, seen, client, history):
                 found.append((delivery, drift, releases))
-                if drift.kind in {"retyped", "codes"} and drift.rule not in history.before.open_rules:
+                if drift.kind in OF_RULES and drift.rule not in history.before.open_rules:
                     new[drift.subject, drift.rule] = drift
         history = history.with_(seen)
     for drift in new.values():

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from healthingest.command import Json, command_of
+from healthingest.command import Json, asked_member_id, command_of
 from healthingest.errors import UsageError
 from healthingest.show import print_json
 
@@ -52,7 +52,7 @@ def erase_member_command(
 
     platform = Platform.open()
     _new_file(out)
-    member_id = member_of_token(platform, client, token) if token else _member_id()
+    member_id = member_of_token(platform, client, token) if token else asked_member_id()
     found = find_member(platform, client, member_id, _tell(as_json=as_json))
     total = sum(looked.found for looked in found.values())
     if dry_run:
@@ -107,7 +107,7 @@ def erase_hold_command(
     from healthingest.platform import Platform
 
     platform = Platform.open()
-    member_id = member_of_token(platform, client, token) if token else _member_id()
+    member_id = member_of_token(platform, client, token) if token else asked_member_id()
     known = set_hold(platform, client, member_id, reason)
     sentence = "The member is held." if known else "The id is held, but silver has no such member: check the id."
     _said({"client_id": client, "hold": True, "in_silver": known}, sentence, as_json=as_json)
@@ -124,7 +124,7 @@ def erase_release_command(client: Client, token: Token = None, as_json: Json = F
     from healthingest.platform import Platform
 
     platform = Platform.open()
-    release_hold(platform, client, member_of_token(platform, client, token) if token else _member_id())
+    release_hold(platform, client, member_of_token(platform, client, token) if token else asked_member_id())
     _said({"client_id": client, "hold": False}, "The member is held no longer.", as_json=as_json)
     return 0
 
@@ -148,14 +148,6 @@ def erase_verify_command(
     found = faults(certificate, key or public_key(load_keyring(Places.from_env())))
     _said({"faults": found}, "; ".join(found) or "The certificate is as it was signed.", as_json=as_json)
     return 1 if found else 0
-
-
-def _member_id() -> str:
-    asked = sys.stdin.isatty()
-    given = str(typer.prompt("Member id", hide_input=True, err=True)) if asked else sys.stdin.readline()
-    if not given.strip():
-        raise UsageError("No member id was given; type it when asked, or write it to standard input.")
-    return given.strip()
 
 
 def _confirm(question: str, *, yes: bool, as_json: bool) -> None:

@@ -5,8 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from healthingest.command import Json
-from healthingest.errors import UsageError
+from healthingest.command import Json, asked_member_id
 from healthingest.show import print_json, print_table
 
 if TYPE_CHECKING:
@@ -35,7 +34,7 @@ def explain_command(
     from healthingest.reading import Reader
 
     platform = Platform.open()
-    member_id = member_of_token(platform, client, token) if token else member or _asked()
+    member_id = member_of_token(platform, client, token) if token else member or asked_member_id()
     reader = Reader.of(platform, role, purpose)
 
     def on_step(name: str) -> None:
@@ -44,13 +43,6 @@ def explain_command(
 
     _show(explain(platform, client, member_id.strip(), reader, on_step), as_json=as_json)
     return 0
-
-
-def _asked() -> str:
-    given = str(typer.prompt("Member id", hide_input=True, err=True)) if sys.stdin.isatty() else sys.stdin.readline()
-    if not given.strip():
-        raise UsageError("No member id was given; type it when asked, or write it to standard input.")
-    return given.strip()
 
 
 def _show(found: "Explained", *, as_json: bool) -> None:

@@ -14,7 +14,7 @@ from deltalake import DeltaTable
 from healthingest.approve import replay
 from healthingest.contracts.contract import Contract, load_contract
 from healthingest.contracts.evolve import moved, write
-from healthingest.contracts.versions import Change, changes, compatibility, hold_against_registry
+from healthingest.contracts.versions import Change, changes, compatibility
 from healthingest.errors import UsageError
 from healthingest.lake.delta import retry
 from healthingest.lake.migrations import Migration, Migrations, Step
@@ -24,9 +24,8 @@ from healthingest.lake.silver import comments, readable_columns
 from healthingest.model import Outcome
 from healthingest.places import Places, today
 from healthingest.platform import Platform
-from healthingest.privacy.roles import reason_given
+from healthingest.privacy.roles import LONGEST_REASON, reason_given
 
-_LONGEST_REASON = 500
 OnGroup = Callable[[list[Outcome]], None]
 _ORDER: tuple[Step, ...] = ("started", "widened", "filled", "announced", "finished")
 
@@ -41,7 +40,7 @@ def start(
         ConfigError: one of the versions cannot be used.
         BusyError: others did not finish with the client within `wait` seconds.
     """
-    places, reason = platform.places, reason_given(reason, _LONGEST_REASON)
+    places, reason = platform.places, reason_given(reason, LONGEST_REASON)
     state = open_one(places, client_id)
     if state is None:
         before = _client_contract(platform, client_id)
@@ -56,7 +55,7 @@ def start(
     if state.step != "started":
         return state
     for name in (wide, narrow):
-        _publish(places, name, by, reason)
+        Registrations.at(places.output).publish(places.configs, name, by=by, reason=reason)
     platform = _give(platform, client_id, wide, wait)
     platform.lake.silver_for(client_id).for_client(client_id, platform.clients.clients[client_id].contract)
     return _note(places, state, "widened", by)
@@ -201,14 +200,6 @@ def _takes_out(change: Change) -> bool:
     return change.text in {"removed", "silver no longer shows it"} or change.text.endswith("no longer made of it")
 
 
-def _publish(places: Places, name: str, by: str, reason: str) -> None:
-    registrations, contract = Registrations.at(places.output), load_contract(places.configs, name)
-    hold_against_registry(places.configs, contract, registrations.digests())
-    number = contract.version - 1
-    before = load_contract(places.configs, f"{contract.contract}/{number}") if number else None
-    registrations.put(contract, before, by=by, reason=reason)
-
-
 def _give(platform: Platform, client_id: str, contract: str, wait: float) -> Platform:
     """Write a version into the client's YAML while nobody is at work on it; the installation, opened anew."""
     with platform.lake.exclusion.alone(client_id, wait=wait):
@@ -272,6 +263,6 @@ def _still_used(platform: Platform, client_id: str, column: str) -> str:
         other for other, client in platform.clients.clients.items()
         if column in readable_columns(client.contract) and platform.lake.silver_of(other).path == silver.path
     }  # fmt: skip
-    if column in silver.frame().columns:  # also of clients whose YAML is gone
+    if column in [field.name for field in silver.snapshot().schema().fields]:  # also of clients whose YAML is gone
         users |= set(silver.frame(["client_id"], pl.col(column).is_not_null())["client_id"])
     return ", ".join([*sorted(users), *(problem.file.name for problem in platform.clients.problems)])

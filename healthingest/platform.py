@@ -5,8 +5,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from healthingest.contracts.clients import Client, ClientSet, load_client, stamp_of
-from healthingest.contracts.contract import load_contract
-from healthingest.contracts.versions import hold_against_registry
 from healthingest.errors import ConfigError
 from healthingest.lake.lake import Lake
 from healthingest.lake.registrations import Registrations, known_clients
@@ -122,11 +120,8 @@ class Platform:
         name = client.config.contract
         if name in self.clients.published or name in self._published:
             return
-        configs, registrations = self.places.configs, Registrations.at(self.places.output)
-        contract = load_contract(configs, name)
-        before = load_contract(configs, f"{contract.contract}/{contract.version - 1}") if contract.version > 1 else None
-        registrations.put(contract, before, by=actor(), reason=f"first met by {client.client_id}")
-        hold_against_registry(configs, contract, registrations.digests())
+        registrations = Registrations.at(self.places.output)
+        registrations.publish(self.places.configs, name, by=actor(), reason=f"first met by {client.client_id}")
         self._published.add(name)
 
     def waits_for(self, file_name: str) -> ConfigError | None:

@@ -15,17 +15,18 @@ import polars as pl
 import yaml
 
 from healthingest.contracts.clients import Client, ClientSet
+from healthingest.contracts.source import normal_header
 from healthingest.contracts.versions import Compatibility
 from healthingest.errors import UsageError
 from healthingest.lake.audit import Audit
 from healthingest.lake.proposals import Drifts, Noted, Word, Words
 from healthingest.places import Places
 from healthingest.records.drift import Drift, Kind
-from healthingest.records.header import normal_header
 
 State = Literal["open", "second person", "applied", "rejected", "noted"]
 _SHOWN = 20
-_OF_RULES = frozenset({"retyped", "codes"})
+#: Kinds of differences that a rule tells.
+OF_RULES = frozenset({"retyped", "codes"})
 
 
 @dataclass(frozen=True)
@@ -116,7 +117,7 @@ def proposals_of(places: Places, clients: ClientSet, client_id: str | None = Non
     for (of, kind, subject), seen in sorted(noted.items()):
         if of in clients.clients:
             said = tuple(words[f"{of}.{kind}.{subject}"])
-            left = [n for n in seen if not (kind in _OF_RULES and _is_over(n, latest[n.file_id]))]
+            left = [n for n in seen if not (kind in OF_RULES and _is_over(n, latest[n.file_id]))]
             state = _state(clients.clients[of], kind, left, said)
             made.append(Proposal(of, kind, subject, tuple(seen), state, said))
     return made

@@ -8,8 +8,9 @@ from typing import Any
 from healthingest.contracts import strict_yaml
 from healthingest.contracts.clients import Client
 from healthingest.contracts.contract import load_contract
-from healthingest.contracts.evolve import Answer, Candidate, candidate
+from healthingest.contracts.evolve import Answer, Candidate
 from healthingest.contracts.versions import Compatibility, silver_types
+from healthingest.drift import candidate_of
 from healthingest.errors import ConfigError, UsageError
 from healthingest.platform import Platform
 from healthingest.proposals import Proposal, as_document, proposals_of, write_file
@@ -24,9 +25,7 @@ def made_of(platform: Platform, proposal: Proposal, answer: Answer) -> Candidate
         UsageError: something must be said first, like a new column's policy.
         ConfigError: the contract or config that would come out cannot be used.
     """
-    drift, client = proposal.drift, platform.clients.clients[proposal.client_id]
-    made = candidate(platform.places.configs, client, drift.kind, drift.column, drift.header, drift.rule, drift.fix,
-                     answer)  # fmt: skip
+    made = candidate_of(platform, platform.clients.clients[proposal.client_id], proposal.drift, answer)
     _require_types(platform, made.client)
     return made
 

@@ -18,10 +18,9 @@ import polars as pl
 
 from healthingest.contracts.clients import Client
 from healthingest.contracts.contract import Column
-from healthingest.contracts.source import Transform
+from healthingest.contracts.source import Transform, normal_header
 from healthingest.errors import UsageError
 from healthingest.platform import Platform
-from healthingest.records.header import normal_header
 
 _SYLLABLES = ("ba", "ce", "di", "fo", "gu", "ka", "le", "mi", "no", "pu", "ra", "se", "ti", "vo", "wu", "za")
 _STREETS = ("Sample St", "Example Ave", "Test Rd", "Specimen Ln")

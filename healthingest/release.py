@@ -18,12 +18,11 @@ from healthingest.lake.decisions import verdict_of
 from healthingest.lake.silver import APPLIED, HELD, Snapshot
 from healthingest.model import Delivery, Outcome, Word
 from healthingest.platform import Platform
-from healthingest.privacy.roles import reason_given
+from healthingest.privacy.roles import LONGEST_REASON, reason_given
 from healthingest.rejections import Wanted
 
 Wish = Literal["release", "discard"]
 _DONE: Mapping[Wish, tuple[Word, ...]] = {"release": ("released", "accepted"), "discard": ("discarded",)}
-_LONGEST_REASON = 500
 
 
 def close_delivery(
@@ -36,7 +35,7 @@ def close_delivery(
             reason is not one line of text.
         BusyError: others did not finish with the client within `wait` seconds.
     """
-    reason = reason_given(reason.strip().rstrip("."), _LONGEST_REASON)
+    reason = reason_given(reason.strip().rstrip("."), LONGEST_REASON)
     with platform.lake.exclusion.alone(delivery.client_id, wait=wait):
         now = platform.current(delivery.client_id)
         verdict = now.lake.decisions.of(delivery.client_id, delivery.file_id)

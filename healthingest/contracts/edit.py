@@ -133,16 +133,3 @@ def replace_text(file: Path, text: str) -> None:
         temporary.replace(file)
     finally:
         temporary.unlink(missing_ok=True)
-
-
-def client_file(configs: Path, client_id: str) -> Path | None:
-    """The YAML that is a client's; None: there is none."""
-    for file in sorted([*configs.glob("*.yaml"), *configs.glob("*.yml")]):
-        if file.name.startswith(".") or file.name in {"roles.yaml", "alerts.yaml"}:
-            continue
-        try:
-            if strict_yaml.load(file).value.get("client_id") == client_id:
-                return file
-        except ConfigError:
-            continue
-    return None

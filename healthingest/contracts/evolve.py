@@ -16,9 +16,10 @@ from typing import Any
 import yaml
 
 from healthingest.contracts import strict_yaml
-from healthingest.contracts.clients import Client, load_client
+from healthingest.contracts.clients import Client, ClientConfig, load_client
 from healthingest.contracts.contract import Contract, contract_names, load_contract
-from healthingest.contracts.edit import REMOVED, client_file, edited, replace_text
+from healthingest.contracts.edit import REMOVED, edited, replace_text
+from healthingest.contracts.source import normal_header, plain_name
 from healthingest.contracts.versions import Change, Compatibility, changes, compatibility
 from healthingest.errors import ConfigError, UsageError
 
@@ -81,9 +82,7 @@ def candidate(configs: Path, client: Client, kind: str, column: str | None, head
         UsageError: something must be said first, like a new column's policy.
         ConfigError: the contract or config that would come out cannot be used.
     """
-    file = client.file[0] if client.file else client_file(configs, client.client_id)
-    if file is None:
-        raise UsageError(f"{client.client_id} has no YAML that can be changed.")
+    file = _file_of(client)
     if kind not in _STEPS:
         raise UsageError("There is nothing to approve: columns are found by their names, whatever their order.")
     step = _STEPS[kind](client, column or "", header, rule, fix, answer)
@@ -103,17 +102,25 @@ def moved(configs: Path, client: Client, contract: str) -> Candidate:
         UsageError: the client has no YAML that can be changed.
         ConfigError: what would come out cannot be used.
     """
-    file = client.file[0] if client.file else client_file(configs, client.client_id)
-    if file is None:
-        raise UsageError(f"{client.client_id} has no YAML that can be changed.")
-    known, config = load_contract(configs, contract).column, client.config
-    edits: Edits = {("contract",): contract} if config.contract != contract else {}
-    edits |= {("columns", h): REMOVED for h, source in config.columns.items() if source.to not in known}
-    edits |= {("policies", column): REMOVED for column in config.policies if column not in known}
-    edits |= {("rules", n): REMOVED for n, rule in enumerate(config.rules) if not set(rule.columns) <= set(known)}
+    file = _file_of(client)
+    edits: Edits = {("contract",): contract} if client.config.contract != contract else {}
+    edits |= _without(client.config, set(load_contract(configs, contract).column))
     text = edited(strict_yaml.text_of(file), edits)
-    before = load_contract(configs, config.contract)
+    before = load_contract(configs, client.config.contract)
     return Candidate(_tried(configs, file, text, None), before, None, file, text)
+
+
+def _file_of(client: Client) -> Path:
+    if client.file is None:
+        raise UsageError(f"{client.client_id} has no YAML that can be changed.")
+    return client.file[0]
+
+
+def _without(config: ClientConfig, known: set[str]) -> Edits:
+    """Edits that take out what a YAML says of columns but those."""
+    edits: Edits = {("columns", h): REMOVED for h, source in config.columns.items() if source.to not in known}
+    edits |= {("policies", column): REMOVED for column in config.policies if column not in known}
+    return edits | {("rules", n): REMOVED for n, rule in enumerate(config.rules) if not set(rule.columns) <= known}
 
 
 def _tried(configs: Path, file: Path, text: str, contract: tuple[str, str] | None) -> Client:
@@ -187,7 +194,7 @@ def _added(client: Client, _: str, header: str | None, __: str, fix: Mapping[str
     if header is None:
         raise UsageError("The new column's name cannot be told; ask the sender, and map it in the client's YAML.")
     name = answer.name or _column_name(header)
-    to: Edits = {} if _spelt_alike(name, header) else {("columns", header): name}
+    to: Edits = {} if normal_header(name) == normal_header(header) else {("columns", header): name}
     if name in client.contract.column and not answer.name:
         raise UsageError(f"The contract has a column {name} already; say what this one is called: --name.")
     if name in client.contract.column:  # it is that one, says the person
@@ -218,11 +225,7 @@ def _dropped(client: Client, column: str, *_: Any) -> Step:  # noqa: ANN401 - wh
         raise UsageError(f"{column} names the member and cannot leave the contract; ask the sender for it.")
     contract: Edits = {("columns", column): REMOVED}
     contract |= {("rules", rule.id): REMOVED for rule in client.contract.rules if column in rule.columns}
-    config: Edits = {("columns", h): REMOVED for h, source in client.config.columns.items() if source.to == column}
-    config |= {("policies", column): REMOVED} if column in client.config.policies else {}
-    numbered = list(enumerate(client.config.rules))
-    config |= {("rules", at): REMOVED for at, rule in reversed(numbered) if column in rule.columns}
-    return Step(contract, config)
+    return Step(contract, _without(client.config, set(client.contract.column) - {column}))
 
 
 def _retyped(client: Client, column: str, header: str | None, _: str, fix: Mapping[str, Any], answer: Answer) -> Step:
@@ -271,16 +274,12 @@ _STEPS: dict[str, Callable[[Client, str, str | None, str, Mapping[str, Any], Ans
 def _source(client: Client, column: str, header: str | None, said: Mapping[str, Any]) -> Step:
     """Edits of how the client's files write a column: under every header that leads to it, or under its name."""
     headers = [h for h, source in client.config.columns.items() if source.to == column]
-    if header is not None and not any(_spelt_alike(h, header) for h in headers):
+    if header is not None and normal_header(header) not in map(normal_header, headers):
         headers.append(header)
     before = client.column_source(column).model_dump(exclude_defaults=True, by_alias=True, exclude={"to"})
     return Step(config={("columns", h): {"to": column} | before | dict(said) for h in headers or [column]})
 
 
 def _column_name(header: str) -> str:
-    name = re.sub(r"[^a-z0-9]+", "_", header.casefold()).strip("_")
+    name = plain_name(header)
     return name if name[:1].isalpha() else f"column_{name}"
-
-
-def _spelt_alike(one: str, other: str) -> bool:
-    return re.sub(r"[\s\-_]+", "_", one.strip().casefold()) == re.sub(r"[\s\-_]+", "_", other.strip().casefold())

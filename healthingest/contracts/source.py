@@ -6,6 +6,7 @@ what is done with any of it (`landing`, `records`).
 
 import codecs
 import re
+import unicodedata
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, StrictBool, StrictStr, field_validator, model_validator
@@ -165,3 +166,14 @@ class Transform(Strict):
     def sources(self) -> list[str]:
         """Header names that the file must have for this step."""
         return self.concat or ([self.split] if self.split is not None else [])
+
+
+def normal_header(name: str) -> str:
+    """One spelling for header names that differ in case, surrounding space, or space, hyphen and underscore."""
+    text = unicodedata.normalize("NFC", name).strip(" \t\ufeff\u00a0\u200b").casefold()
+    return re.sub(r"[\s\-_]+", "_", text)
+
+
+def plain_name(header: str) -> str:
+    """A header name as ids and contracts may write it: ASCII letters, digits and '_'; empty if it has none."""
+    return re.sub(r"[^a-z0-9]+", "_", header.strip().casefold()).strip("_")

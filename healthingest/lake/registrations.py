@@ -12,8 +12,8 @@ from pathlib import Path
 import polars as pl
 
 from healthingest.contracts.clients import ClientSet, load_clients
-from healthingest.contracts.contract import Contract
-from healthingest.contracts.versions import Change, Compatibility, changes, compatibility
+from healthingest.contracts.contract import Contract, load_contract
+from healthingest.contracts.versions import Change, Compatibility, changes, compatibility, hold_against_registry
 from healthingest.lake.delta import Table
 from healthingest.lake.destinations import Destinations
 from healthingest.places import Places
@@ -83,6 +83,19 @@ class Registrations(Table):
             "registered_by": by, "registered_at": datetime.now(UTC), "reason": reason,
         }  # fmt: skip
         return bool(self.append_once({f"contract/{contract.name}": pl.DataFrame([row], schema=SCHEMA)}))
+
+    def publish(self, configs: Path, name: str, *, by: str, reason: str) -> None:
+        """Publish `<name>/<version>` of the registry below `configs`, unless it is.
+
+        Raises:
+            ConfigError: it cannot stand in the registry, or another text of it is published.
+        """
+        contract = load_contract(configs, name)
+        hold_against_registry(configs, contract, self.digests())
+        number = contract.version - 1
+        before = load_contract(configs, f"{contract.contract}/{number}") if number else None
+        if not self.put(contract, before, by=by, reason=reason):  # somebody was faster, maybe with another text
+            hold_against_registry(configs, contract, self.digests())
 
 
 def known_clients(places: Places) -> ClientSet:

@@ -5,6 +5,7 @@ hour; maintenance, every night.
 import uuid
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
+from functools import partial
 
 import dagster as dg
 
@@ -25,6 +26,8 @@ RECONCILIATION_CRON = "15 * * * *"
 SCHEMA_IN_SYNC = "schema_in_sync"
 #: What a process that died did not compare with its contract is found within a few runs.
 _LOOKED_BACK = timedelta(hours=6)
+#: All run from the start, by UTC.
+_schedule = partial(dg.ScheduleDefinition, execution_timezone="UTC", default_status=dg.DefaultScheduleStatus.RUNNING)
 _EVENTS_KEPT = timedelta(days=90)
 
 
@@ -48,12 +51,10 @@ def delivery_watch(
         yield from found
 
     job = dg.define_asset_job("delivery_watch", selection=dg.AssetSelection.checks(deliveries_expected))
-    schedule = dg.ScheduleDefinition(
+    schedule = _schedule(
         name="delivery_watch_every_4_hours",
         job=job,
         cron_schedule=CRON,
-        execution_timezone="UTC",
-        default_status=dg.DefaultScheduleStatus.RUNNING,
         description="Checks from the audit table that each active client delivered in time.",
     )
     return [deliveries_expected], [schedule]
@@ -75,12 +76,10 @@ def maintenance(open_platform: OpenPlatform) -> tuple[dg.JobDefinition, dg.Sched
     def job() -> None:
         maintain_op()
 
-    schedule = dg.ScheduleDefinition(
+    schedule = _schedule(
         name="maintenance_daily",
         job=job,
         cron_schedule=MAINTENANCE_CRON,
-        execution_timezone="UTC",
-        default_status=dg.DefaultScheduleStatus.RUNNING,
         description="Every night what `healthingest maintain` does.",
     )
     return job, schedule
@@ -109,12 +108,10 @@ def reconciliation(open_platform: OpenPlatform) -> tuple[dg.JobDefinition, dg.Sc
     def job() -> None:
         reconcile_op()
 
-    schedule = dg.ScheduleDefinition(
+    schedule = _schedule(
         name="schema_reconciliation_hourly",
         job=job,
         cron_schedule=RECONCILIATION_CRON,
-        execution_timezone="UTC",
-        default_status=dg.DefaultScheduleStatus.RUNNING,
         description="Every hour what `healthingest schema reconcile` does.",
     )
     return job, schedule

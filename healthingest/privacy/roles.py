@@ -20,6 +20,8 @@ from healthingest.errors import UsageError
 from healthingest.privacy.keyring import SHARED, Keyring, vault_purpose
 
 FILE = "roles.yaml"
+#: Characters of the reason of a decision that is kept for good.
+LONGEST_REASON = 500
 _NAME = r"^[a-z][a-z0-9_]{0,30}$"
 
 

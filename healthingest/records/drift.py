@@ -13,9 +13,9 @@ import polars as pl
 
 from healthingest.contracts.clients import Client
 from healthingest.contracts.rules import Rule
+from healthingest.contracts.source import normal_header
 from healthingest.model import Profile
 from healthingest.records.glimpse import Glimpse, SeenColumn, alike, date_formats_of, share_of
-from healthingest.records.header import normal_header
 from healthingest.records.standardize import ISO, adjust, clean, standard_form
 
 Kind = Literal["added", "missing", "renamed", "retyped", "reordered", "codes", "emptied"]

@@ -13,8 +13,8 @@ import polars as pl
 
 from healthingest.contracts.clients import Client
 from healthingest.contracts.contract import ColumnType
-from healthingest.contracts.source import CreationDate, Transform
-from healthingest.records.header import normal_header, required_columns
+from healthingest.contracts.source import CreationDate, Transform, normal_header, plain_name
+from healthingest.records.header import required_columns
 from healthingest.records.read import RecordReader
 from healthingest.records.standardize import clean, standard_form
 from healthingest.records.transform import SOURCE
@@ -55,7 +55,7 @@ class SeenColumn:
     @property
     def key(self) -> str:
         """What the column is called in ids and commands: its name, if it looks like one, else its place."""
-        name = re.sub(r"[^a-z0-9]+", "_", self.header.strip().casefold()).strip("_")
+        name = plain_name(self.header)
         return name + self.suffix if self.shown and name else f"column_{self.place}"
 
     @property

@@ -4,11 +4,10 @@ What belongs here: everything about the lines above the first record. What does 
 holds a name found in the file: one without a header has a member's values in that place.
 """
 
-import re
-import unicodedata
 from dataclasses import dataclass
 
 from healthingest.contracts.clients import Client
+from healthingest.contracts.source import normal_header
 from healthingest.errors import DeliveryError
 from healthingest.records.damage import decoded
 from healthingest.records.frame import LINE_END, Grammar
@@ -103,12 +102,6 @@ def _first_record(head: bytes, at: int, grammar: Grammar) -> tuple[bytes, int]:
         )
     ended = LINE_END.match(head, end)
     return head[at:end], ended.end() if ended else end
-
-
-def normal_header(name: str) -> str:
-    """One spelling for header names that differ in case, surrounding space, or space, hyphen and underscore."""
-    text = unicodedata.normalize("NFC", name).strip(" \t\ufeff\u00a0\u200b").casefold()
-    return re.sub(r"[\s\-_]+", "_", text)
 
 
 def _map(names: list[str], client: Client) -> tuple[dict[str, int], dict[str, int], list[str]]:

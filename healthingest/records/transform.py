@@ -8,9 +8,8 @@ import polars as pl
 
 from healthingest.contracts.clients import Client
 from healthingest.contracts.hooks import ROW, Hook
-from healthingest.contracts.source import Transform
+from healthingest.contracts.source import Transform, normal_header
 from healthingest.errors import PermanentError
-from healthingest.records.header import normal_header
 from healthingest.records.standardize import clean
 
 #: Prefix of columns of the file that only transforms read.

@@ -17,28 +17,19 @@ from healthingest.contracts.evolve import Answer
 from healthingest.platform import Platform
 from healthingest.reread import stale
 from healthingest_tests.conftest import HEADER, csv_of, deliver, drop, line
+from healthingest_tests.dying import DIE_AFTER
 from healthingest_tests.histories import change_feed_is_real
 from healthingest_tests.unit.test_schema_stories import rebuilt, silver
 
 #: Runs the command, and dies right after the named step.
-_DYING = """
-import os, signal, sys
+_DYING = (
+    DIE_AFTER
+    + """
 import healthingest.approve as approve
 import healthingest.contracts.evolve as evolve
 from healthingest.lake.proposals import Words
 from healthingest.lake.registrations import Registrations
 from healthingest.lake.silver import Silver
-
-at, *sys.argv = sys.argv[1:]
-
-def die_after(holder, name, step):
-    whole = getattr(holder, name)
-    def dying(*arguments, **said):
-        done = whole(*arguments, **said)
-        if at == step:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return done
-    setattr(holder, name, dying)
 
 die_after(evolve.os, "link", "contract")
 die_after(evolve, "replace_text", "config")
@@ -46,16 +37,12 @@ die_after(Registrations, "put", "published")
 die_after(Silver, "for_client", "widened")
 die_after(approve, "undecided", "looked")
 die_after(approve, "stale", "stale")
-if at == "group":
-    whole = approve.read_again
-    def one_group(*arguments, **said):
-        yield next(whole(*arguments, **said))
-        os.kill(os.getpid(), signal.SIGKILL)
-    approve.read_again = one_group
+die_after_a_group(approve)
 die_after(Words, "put", "noted")
 from healthingest.cli import main
 main()
 """
+)
 STEPS = ["contract", "config", "group"]
 if os.environ.get("HEALTHINGEST_NIGHTLY"):
     STEPS += ["published", "widened", "looked", "stale", "noted"]

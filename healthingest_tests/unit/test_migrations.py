@@ -24,6 +24,7 @@ from healthingest.migrate import backfill, cancel, finish, start, switch
 from healthingest.platform import Platform
 from healthingest.reread import stale
 from healthingest_tests.conftest import HEADER, configure, csv_of, deliver, install, line
+from healthingest_tests.dying import DIE_AFTER
 from healthingest_tests.histories import change_feed_is_real
 from healthingest_tests.unit.test_schema_stories import rebuilt, silver
 
@@ -203,38 +204,24 @@ def test_columns_that_every_row_has_cannot_be_dropped(ready: Platform) -> None:
 
 
 #: Runs the command, and dies right after the named step.
-_DYING = """
-import os, signal, sys
+_DYING = (
+    DIE_AFTER
+    + """
 import healthingest.migrate as migrate
 import healthingest.approve as approve
 from healthingest.lake.migrations import Migrations
 from healthingest.lake.registrations import Registrations
 from healthingest.lake.silver import Silver
 
-at, *sys.argv = sys.argv[1:]
-
-def die_after(holder, name, step):
-    whole = getattr(holder, name)
-    def dying(*arguments, **said):
-        done = whole(*arguments, **said)
-        if at == step:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return done
-    setattr(holder, name, dying)
-
 for holder, names in ((migrate, ["write", "drop_columns", "_comment", "_still_used"]), (Registrations, ["put"]),
                       (Silver, ["for_client"]), (Migrations, ["put"]), (approve, ["stale", "ingest_many"])):
     for name in names:
         die_after(holder, name, name if holder is not Migrations else "note")
-if at == "group":
-    whole = approve.read_again
-    def one_group(*arguments, **said):
-        yield next(whole(*arguments, **said))
-        os.kill(os.getpid(), signal.SIGKILL)
-    approve.read_again = one_group
+die_after_a_group(approve)
 from healthingest.cli import main
 main()
 """
+)
 #: Command -> where it is killed, one after the other; then it is run to its end.
 KILLS = {"start": ["write", "for_client"], "backfill": ["group"], "switch": ["_comment"],
          "finish": ["write", "drop_columns"]}  # fmt: skip
