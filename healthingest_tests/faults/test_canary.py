@@ -158,9 +158,9 @@ def use(root: Path, home: Path, env: dict[str, str]) -> None:
         ["keys", "role", "analyst", "--out", str(root.parent / "canary-keys" / "analyst.json")],
         ["audit", "show", "acme"], ["audit", "verify"], ["keys", "status"], ["maintain"], ["report"],
         ["alerts", "watch"], ["alerts", "ack", "delivery_held", "--reason", "asked"], ["alerts", "test"],
+        ["release", "held_20250106.csv", "--reason", "confirmed"], ["alerts", "watch"],
         ["schema", "list"], ["schema", "list", "acme.added.remark"], ["schema", "propose"], ["schema", "reconcile"],
         ["schema", "reject", "acme.added.nick", "--reason", "not asked for"],
-        ["release", "held_20250106.csv", "--reason", "confirmed"], ["alerts", "watch"],
         ["keys", "rotate"], ["keys", "revoke"], ["ingest", "--from-bronze"],
         ["export", "--profile", "qa", "--out", str(root / "qa")],
     ]  # fmt: skip
