@@ -26,6 +26,7 @@ from healthingest.migrate_cli import migrate_app
 from healthingest.proposals_cli import schema_app
 from healthingest.quarantine_cli import quarantine_app
 from healthingest.release_cli import discard_command, release_command
+from healthingest.revert_cli import revert_command
 from healthingest.show import print_json, print_status, print_table
 
 app = typer.Typer(
@@ -48,6 +49,7 @@ command("explain")(explain_command)
 command("export")(export_command)
 command("release")(release_command)
 command("discard")(discard_command)
+command("revert")(revert_command)
 
 
 def main() -> None:

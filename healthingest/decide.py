@@ -14,6 +14,8 @@ import polars as pl
 from healthingest import sentences
 from healthingest.contracts.clients import Client
 from healthingest.errors import AccountingError, KeyringError, PermanentError
+from healthingest.fallback import rows_of, silver_rows
+from healthingest.lake.reverts import is_odd
 from healthingest.lake.rewrite import CHANGED, GONE, NEW, Rewrite
 from healthingest.lake.silver import APPLIED, DISCARDED, HELD, Snapshot
 from healthingest.members import Members
@@ -21,7 +23,7 @@ from healthingest.model import Counts, Delivery, Outcome, Profile, Status, Verdi
 from healthingest.platform import Platform
 from healthingest.privacy.tokens import compact
 from healthingest.quality import Judgement
-from healthingest.supersede import Slot, left_behind, silver_rows, takes_back_too_much
+from healthingest.supersede import Slot, left_behind, takes_back_too_much
 
 #: What each state in silver's log is called.
 STATUS: dict[int, Status] = {HELD: "held", APPLIED: "succeeded", DISCARDED: "discarded"}
@@ -110,12 +112,12 @@ def decide(
             candidate.members.let_go()
     with silver.change(snapshot) as change:
         with stage("vault"):
-            _put_rows(platform, client, snapshot.number + 1, plan.rows, change)
+            put_rows(platform, snapshot.number + 1, plan.rows, change)
         sighted()
         with stage("silver"):
             said = {file_id: decision.as_dict() for file_id, decision in plan.decisions.items()}
             # If it fails, the vault's parts stay for maintenance.
-            version = silver.commit(snapshot, said, change)
+            version = silver.commit(snapshot, said, change, plan.toggled)
     return decided | {file_id: replace(d, version=version) for file_id, d in plan.decisions.items()}
 
 
@@ -141,19 +143,22 @@ def recorded(platform: Platform, client_id: str, file_id: str) -> Decision:
 
 @dataclass(frozen=True)
 class _Plan:
-    """Rows to commit (as in `Members`, with `_change`), to be gone through once, and what becomes of each delivery."""
+    """Rows to commit, to be gone through once, and what becomes of each delivery."""
 
-    rows: Iterable[pl.DataFrame]
+    #: As in `Members`, with `_change`, each part with the client whose contract they meet.
+    rows: Iterable[tuple[Client, pl.DataFrame]]
     decisions: dict[str, Decision]
+    #: Deliveries that somebody took back before, and how often: silver is being built again.
+    toggled: dict[str, int]
 
 
 def _plan(platform: Platform, snapshot: Snapshot, batch: Sequence[Candidate]) -> _Plan:
     decisions: dict[str, Decision] = {}
     applied: list[tuple[Candidate, Slot]] = []
     for candidate in batch:
-        slot = Slot(snapshot, platform.lake.bronze, candidate.delivery)
+        slot = Slot(platform, snapshot, candidate.delivery)
         # Of what is read again, a person has seen before what it takes back.
-        suspicious = slot.earlier is not None and candidate.delivery.reread_of is None
+        suspicious = candidate.delivery.reread_of is None and slot.held_against is not None
         takes_back = suspicious and takes_back_too_much(platform, slot, candidate.members.keys)
         if candidate.verdict and candidate.verdict.decision == "discarded":
             decisions[candidate.delivery.file_id] = _discarded(candidate)
@@ -162,8 +167,8 @@ def _plan(platform: Platform, snapshot: Snapshot, batch: Sequence[Candidate]) ->
         else:
             applied.append((candidate, slot))
     if not applied:
-        return _Plan([], decisions)
-    state, won = _state(platform, snapshot, [c for c, _ in applied]), []
+        return _Plan([], decisions, {})
+    state, won = _state(platform, snapshot, applied), []
     known = state.drop("__latest")
     left = pl.DataFrame(schema={"_change": pl.String})
     together = len(applied) > 1
@@ -174,13 +179,16 @@ def _plan(platform: Platform, snapshot: Snapshot, batch: Sequence[Candidate]) ->
         if together:
             state = after(state, current)
         if slot.earlier:
-            left = left_behind(platform, slot, candidate.members.parts.schema, current)
+            left = left_behind(platform, slot, current)
         message = sentences.of_applied(candidate.judged, counts, candidate.extra_columns, left["_change"])
         message = sentences.with_verdict(message, candidate.verdict)
         decisions[candidate.delivery.file_id] = Decision(
             APPLIED, counts, candidate.outcome.profile, message, candidate.extra_columns
         )
-    return _Plan(itertools.chain(_changed(won, known), [left] if left.height else []), decisions)
+    client, toggled = batch[0].client, {c.delivery.file_id: slot.reverts for c, slot in applied if slot.reverts}
+    rows = ((client, part) for part in _changed(won, known))
+    fall_back = rows_of(platform, client.client_id, left) if left.height else ()
+    return _Plan(itertools.chain(rows, fall_back), decisions, toggled)
 
 
 def is_settled(state: int | None, verdict: Verdict | None) -> bool:
@@ -200,16 +208,17 @@ def _held(candidate: Candidate, *, takes_back: bool) -> Decision:
     return Decision(HELD, counts, candidate.outcome.profile, message, candidate.extra_columns)
 
 
-def _state(platform: Platform, snapshot: Snapshot, batch: Sequence[Candidate]) -> pl.DataFrame:
+def _state(platform: Platform, snapshot: Snapshot, applied: Sequence[tuple[Candidate, Slot]]) -> pl.DataFrame:
     """Before the batch: token, __hash of silver's row, __latest active sighting by others where it matters.
 
     Of the batch's members, and maybe of others.
     """
-    new = [c.delivery for c in batch]
+    batch = [c for c, _ in applied]
+    new = [c.delivery for c, slot in applied if not is_odd(slot.reverts)]
     own = pl.concat([c.members.keys.select("token") for c in batch])
     known = snapshot.hashes(own).rename({"hash": "__hash"})
     latest = platform.lake.sightings.latest_of_others(
-        snapshot.client_id, snapshot.generation, {d.file_id for d in new},
+        snapshot.client_id, snapshot.generation, {c.delivery.file_id for c in batch},
         min((low for c in batch if (low := c.members.lowest())), default=None),
         lambda deliveries: snapshot.active(deliveries, platform.lake.bronze, applying=new),
     )  # fmt: skip
@@ -277,11 +286,12 @@ def _changed(won: Sequence[tuple[Candidate, pl.DataFrame]], known: pl.DataFrame)
     return itertools.chain(*[candidate.members.picked(part) for (candidate, _), part in zip(won, parts, strict=True)])
 
 
-def _put_rows(platform: Platform, client: Client, number: int, frames: Iterable[pl.DataFrame], change: Rewrite) -> None:
+def put_rows(platform: Platform, number: int, parts: Iterable[tuple[Client, pl.DataFrame]], change: Rewrite) -> None:
     """Values into the vault, the rest towards silver; nothing of the frames is kept here for the commit."""
-    for rows in frames:
+    for client, rows in parts:
         staying = rows.filter(pl.col("_change") != GONE) if (rows["_change"] == GONE).any() else rows
-        _put_values(platform, client, number, staying)
+        if staying.height:
+            _put_values(platform, client, number, staying)
         change.add(silver_rows(rows, client))
 
 

@@ -90,7 +90,7 @@ def _codes(drift: Drift) -> frozenset[str]:
 
 def notice(platform: Platform, outcomes: Sequence[Outcome]) -> int:
     """Note how deliveries of one client that were decided now differ; how many notes are new."""
-    received = [o for o in outcomes if o.delivery.reread_of is None and o.status != "discarded"]
+    received = [o for o in outcomes if o.delivery.reread_of is None and o.status not in {"discarded", "reverted"}]
     if not received:
         return 0
     client_id = received[0].delivery.client_id
@@ -109,7 +109,7 @@ def look_again(platform: Platform, client_id: str, since: datetime | None = None
     """
     rows = _rows(platform, client_id)
     latest = {row["file_name"]: row for row in sorted(rows, key=lambda row: row["delivery_no"])}
-    rows = [row for row in latest.values() if row["status"] != "discarded"]
+    rows = [row for row in latest.values() if row["status"] not in {"discarded", "reverted"}]
     found = [(platform.lake.bronze.find(client_id, row["reread_of"] or row["file_id"]), row) for row in rows]
     work = [(one.delivery, Seen.of_row(row)) for one, row in found if one]
     before: list[dict[str, Any]] = []

@@ -17,6 +17,7 @@ from typing import Any
 
 import polars as pl
 
+from healthingest.closed import settle_records
 from healthingest.decide import STATUS, Candidate, Decision, decide, is_settled, recorded
 from healthingest.drift import notice
 from healthingest.errors import ConfigError, PermanentError, UnroutableError
@@ -30,6 +31,7 @@ from healthingest.platform import Platform
 from healthingest.propose import write_proposals
 from healthingest.quality import judge_quality
 from healthingest.report.write import write_report
+from healthingest.revert import follow, is_behind, tell_reverts
 from healthingest.silence import silence, take_out_of_bronze
 from healthingest.widen import widen
 
@@ -185,6 +187,8 @@ def _ingest_batch(
     platform: Platform, batch: Sequence[Delivery], run_id: str, on_stage: OnStage | None
 ) -> list[Outcome]:
     started, stages, lake = datetime.now(UTC), Stages(on_stage), platform.lake
+    if is_behind(platform, batch[0].client_id):  # whoever took a delivery back died before silver followed
+        follow(platform, batch[0].client_id)
     states = _states(platform, batch)
     verdicts = {d.file_id: lake.decisions.of(d.client_id, d.file_id) for d in batch}
     settled = [d for d in batch if is_settled(states[d.file_id], verdicts[d.file_id])]
@@ -195,6 +199,7 @@ def _ingest_batch(
         for d in settled
     ]  # fmt: skip
     undecided = [d for d in batch if d not in settled]
+    ended = [_as_reverted(platform, o) for o in ended]
     if not undecided:
         return ended
     silenced: set[str] = set()
@@ -213,7 +218,8 @@ def _ingest_batch(
     for o in outcomes:
         log.info("%s %s: %s of %s records accepted, %.1f s", o.delivery.file_name, o.status, o.counts.accepted,
                  o.counts.records, sum(seconds.values()))  # fmt: skip
-    return ended + [replace(o, fresh=o.delivery.file_id in written, stages=dict(seconds)) for o in outcomes]
+    outcomes = [replace(o, fresh=o.delivery.file_id in written, stages=dict(seconds)) for o in outcomes]
+    return ended + [_as_reverted(platform, o) for o in outcomes]
 
 
 def _states(platform: Platform, batch: Sequence[Delivery]) -> dict[str, int | None]:
@@ -313,18 +319,20 @@ def _as_old(platform: Platform, outcome: Outcome) -> Outcome:
     return replace(outcome, ingested_at=row["ingestion_time"]) if row else outcome
 
 
+def _as_reverted(platform: Platform, outcome: Outcome) -> Outcome:
+    """What somebody took back is reverted, whatever its commit said."""
+    delivery = outcome.delivery
+    if outcome.status != "succeeded" or not platform.lake.reverts.number(delivery.client_id, delivery.file_id):
+        return outcome
+    tell_reverts(platform, delivery)
+    row = platform.lake.audit.row(delivery.file_id) or {}
+    return replace(outcome, status=row.get("status", outcome.status), message=row.get("message", outcome.message))
+
+
 def _close_records(platform: Platform, delivery: Delivery, status: Status) -> None:
     """Close the rejected records that nobody need do anything about any more."""
-    quarantine, bronze, client_id = platform.lake.quarantine, platform.lake.bronze, delivery.client_id
-    if status == "discarded":
-        quarantine.close(client_id, [delivery.file_id], "discarded")
-    elif status == "succeeded" and delivery.reread_of:
-        slot = [bronze.find(client_id, file_id) for file_id in bronze.slot(client_id, delivery.file_name).values()]
-        before = [
-            found.delivery.file_id for found in slot
-            if found and found.delivery.origin == delivery.origin and found.delivery.delivery_no < delivery.delivery_no
-        ]  # fmt: skip
-        quarantine.close(client_id, before, "released")
+    if status == "discarded" or (status == "succeeded" and delivery.reread_of):
+        settle_records(platform, delivery)
 
 
 def _failed(delivery: Delivery, error: PermanentError | ConfigError) -> Outcome:
@@ -345,7 +353,8 @@ def _recorded(
         error_kind=status if status != "succeeded" else None, verdict=verdict,
     )  # fmt: skip
     _close_records(platform, delivery, status)  # its attempt may have died before it did
-    if row and row["status"] == status and row["decision"] == (verdict.decision if verdict else None):
+    told = row and row["status"] == status and row["decision"] == (verdict.decision if verdict else None)
+    if row and (told or row["status"] == "reverted"):
         counts = Counts(**{name: row[name] or 0 for name in Counts.names()})
         judged = judge_quality(quality, counts, delivery, platform.lake.audit)
         return replace(

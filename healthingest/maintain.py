@@ -21,6 +21,7 @@ from healthingest.lake.silver import Silver
 from healthingest.landing.names import printable
 from healthingest.platform import Platform
 from healthingest.privacy.spool import sweep
+from healthingest.revert import follow, is_behind
 from healthingest.silence import late_records
 
 #: What is kept unless told otherwise; Delta's own default for its log.
@@ -76,6 +77,8 @@ def maintain(
                 continue
             _tell(on_step, f"vault of {client_id}")
             steps += _vault(platform, client_id, grace)
+        _tell(on_step, "reverts")
+        steps += _reverts(platform)
         _tell(on_step, "bronze")
         steps += _unfinished(platform)
         _tell(on_step, "erasures")
@@ -113,6 +116,18 @@ def _table(platform: Platform, name: str, table: Table, keep: timedelta) -> Iter
 def _without_audit(platform: Platform) -> int:
     known = set(platform.lake.audit.frame(["file_id"])["file_id"])
     return sum(file_id not in known for file_id in platform.lake.bronze.all())
+
+
+def _reverts(platform: Platform) -> Iterator[Step]:
+    """Finish what whoever took a delivery back, or gave it again, died before."""
+    for client_id in platform.lake.bronze.clients():
+        if platform.lake.reverts.numbers(client_id) and client_id in platform.clients.clients:
+            with platform.lake.exclusion.shared(client_id):
+                now = platform.current(client_id)
+                behind = is_behind(now, client_id)
+                follow(now, client_id)
+            if behind:
+                yield Step("reverts", 1, f"{client_id}: silver follows what was reverted")
 
 
 def _vault(platform: Platform, client_id: str, grace: timedelta) -> Iterator[Step]:

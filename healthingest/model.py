@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass, field, fields
 from datetime import date, datetime
 from typing import Any, Literal
 
-Status = Literal["succeeded", "held", "discarded", "failed", "unroutable"]
+Status = Literal["succeeded", "held", "discarded", "reverted", "failed", "unroutable"]
 #: `accepted`: it had been taken although it broke its client's limits, and somebody says that this is right.
 Word = Literal["released", "discarded", "accepted"]
 

@@ -60,6 +60,8 @@ def _word(platform: Platform, delivery: Delivery, wish: Wish) -> Word:
     if snapshot is None or state is None:
         status = row["status"] if row else "not decided yet"
         raise UsageError(f"{name} is {status}; only a held delivery can be {_DONE[wish][0]}. Nothing was done.")
+    if row and row["status"] == "reverted":
+        raise UsageError(f"{name} was reverted; undo that with healthingest revert --undo. Nothing was done.")
     if state == HELD:
         later = max(snapshot.applied_of(lake.bronze.slot(delivery.client_id, name)), default=0)
         if wish == "release" and later > delivery.delivery_no:

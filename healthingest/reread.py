@@ -64,7 +64,8 @@ def stale(
     decided = platform.lake.audit.decided([r.delivery.file_id for r in found])
     other = [
         r for r in found
-        if r.delivery.config_hash != client.config_hash and decided.get(r.delivery.file_id) not in {None, "discarded"}
+        if r.delivery.config_hash != client.config_hash
+        and decided.get(r.delivery.file_id) not in {None, "discarded", "reverted"}
     ]  # fmt: skip
     return sorted(other, key=lambda r: sequence_key(r.delivery))
 

@@ -20,7 +20,7 @@ _NONE = [""] * len(SHOWN)
 #: More files than this are shown as sums.
 _MANY = 50
 COLOURS = {
-    "succeeded": "green", "held": "yellow", "discarded": "yellow",
+    "succeeded": "green", "held": "yellow", "discarded": "yellow", "reverted": "yellow",
     "failed": "red", "unroutable": "red", "waiting": "yellow", "error": "red",
     "superseded": "yellow",
     "ok": "green", "warn": "yellow", "fail": "red",

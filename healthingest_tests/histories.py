@@ -2,7 +2,7 @@
 
 import random
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,8 @@ from healthingest_tests.conftest import HEADER, drop, install, line
 
 #: A file name and its text; of one name the earlier came first.
 File = tuple[str, str]
+#: A delivery that somebody takes back or gives again: file name and delivery number.
+Word = tuple[str, int]
 CONFIGS = {
     "acme": "client_id: acme\nquality: {max_invalid_ratio: 1.0}\n",
     "globex": "client_id: globex\nquality: {max_invalid_ratio: 0.3, on_breach: hold}\n",
@@ -76,12 +78,19 @@ class _Parsed:
     rejected: list[int] = field(default_factory=list)
 
 
-def expected(files: list[File]) -> Expected:
-    """By definition: of each name the last delivery that was applied counts; of these the greatest sequence wins."""
+def expected(files: Sequence[File | Word]) -> Expected:
+    """By definition: of each name the last delivery that was applied counts; of these the greatest sequence wins.
+
+    A `Word` among the files toggles whether a delivery that silver took counts at all.
+    """
     result = Expected()
     seen: dict[str, list[str]] = {}
-    active: dict[str, _Parsed] = {}
+    applied: dict[str, dict[int, _Parsed]] = {}
+    gone: set[Word] = set()
     for name, text in files:
+        if isinstance(text, int):
+            gone ^= {(name, text)}
+            continue
         versions = seen.setdefault(name, [])
         if text in versions:
             continue
@@ -89,17 +98,21 @@ def expected(files: list[File]) -> Expected:
         parsed, number = _parse(name, text, len(versions)), len(versions)
         limit = _HOLDS.get(name.split("_")[0])
         over = limit is not None and parsed.records and len(parsed.rejected) / parsed.records > limit
-        before = active[name].members.keys() if name in active else set()
+        left = [parsed for n, parsed in applied.get(name, {}).items() if (name, n) not in gone]
+        before = left[-1].members.keys() if left else set()
         held = over or len(before - parsed.members.keys()) > len(parsed.members)
         if not held:
-            active[name] = parsed
+            applied.setdefault(name, {})[number] = parsed
         duplicates = 0 if held else parsed.accepted - len(parsed.members)
         counted = (parsed.records, parsed.accepted, len(parsed.rejected), duplicates)
         result.deliveries[name, number] = ("held" if held else "succeeded", *counted)
         result.quarantine.update((name, record_no) for record_no in parsed.rejected)
     winners: dict[tuple[str, str], tuple[tuple[object, ...], str]] = {}
-    for name, parsed in active.items():
-        for member, (sequence, city) in parsed.members.items():
+    for word in gone:
+        result.deliveries[word] = ("reverted", *result.deliveries[word][1:])
+    for name, took in applied.items():
+        left = [parsed for n, parsed in took.items() if (name, n) not in gone]
+        for member, (sequence, city) in left[-1].members.items() if left else ():
             key = (name.split("_")[0], member)
             winners[key] = max(winners.get(key, ((), "")), (sequence, city))
     result.members = sorted((c, m, city, str(sequence[0])) for (c, m), (sequence, city) in winners.items())
@@ -135,7 +148,9 @@ def found(home: Platform) -> Expected:
     assert audit["file_id"].n_unique() == audit.height, "one audit row per delivery"
     for row in audit.to_dicts():
         parts = ("duplicates", "suppressed", "stale", "unchanged", "inserted", "updated")
-        assert sum(row[p] for p in parts) == (row["accepted"] if row["status"] == "succeeded" else 0), row["file_name"]
+        assert sum(row[p] for p in parts) == (row["accepted"] if row["status"] in {"succeeded", "reverted"} else 0), (
+            row["file_name"]
+        )
     names = ("file_name", "delivery_no", "status", "records", "accepted", "rejected", "duplicates")
     return Expected(
         members=shown.sort(pl.all()).rows(),

@@ -1,7 +1,7 @@
 """The audit table: one row per delivery, written last; its presence is the "processed" mark.
 
-A row's rank only rises (failed or unroutable, then held, then succeeded or discarded): an attempt that failed never
-replaces what another one achieved.
+A row's rank only rises (failed or unroutable, then held, then succeeded or discarded, then every revert and its
+undoing): an attempt that failed never replaces what another one achieved.
 """
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -14,7 +14,8 @@ import polars as pl
 from deltalake import write_deltalake
 
 from healthingest.lake.delta import ZSTD, Table, commit, retry
-from healthingest.model import Counts, Outcome, Status
+from healthingest.lake.reverts import Revert, is_odd
+from healthingest.model import Counts, Outcome, Status, Verdict
 
 #: What a person decided about a delivery; null: nobody has.
 DECISION = pl.Schema(
@@ -59,9 +60,11 @@ SCHEMA = pl.Schema(
         **DECISION,
     }
 )
-_RANK: dict[Status, int] = {"unroutable": 1, "failed": 2, "held": 3, "succeeded": 4, "discarded": 5}
+_RANK: dict[Status, int] = {"unroutable": 1, "failed": 2, "held": 3, "succeeded": 4, "discarded": 5, "reverted": 4}
 #: Rank of what was taken and a person has accepted since.
 _ACCEPTED = 6
+#: What each revert, and each undoing of one, adds to the rank.
+_REVERT = 10
 
 
 class Audit(Table):
@@ -108,6 +111,24 @@ class Audit(Table):
         }
         return bool(self._raise_to([row]))
 
+    def put_reverts(self, file_id: str, words: Sequence[Revert], verdict: Verdict | None) -> bool:
+        """Say in a delivery's row that it was taken back, or given again, by whom and why; False if it says so.
+
+        `verdict`: what somebody decided about it before.
+        """
+        row = self.row(file_id)
+        if row is None or not words:
+            return False
+        known = (self.snapshot().transaction_version(_app_id(file_id)) or 0) // _REVERT
+        last = words[-1]
+        said = asdict(verdict) if verdict else dict.fromkeys(DECISION)
+        if last.taken_back:
+            said = dict(zip(DECISION, ("reverted", last.by, last.reason, last.at), strict=True))
+        sentences = [row["message"], *(one.sentence for one in words[known:])]
+        status = "reverted" if last.taken_back else "succeeded"
+        row |= said | {"status": status, "message": " ".join(filter(None, sentences))}
+        return self._replace(row, last.number)
+
     def decided(self, file_ids: Collection[str]) -> dict[str, Status]:
         """file_id -> status of those deliveries that have a row."""
         rows = self.frame(["file_id", "status"], pl.col("file_id").is_in(list(file_ids)))
@@ -139,14 +160,21 @@ class Audit(Table):
         written = retry(attempt)
         return written | {f for f, row in wanted.items() if f not in written and self._replace(row)}
 
-    def _replace(self, row: Mapping[str, Any]) -> bool:
-        """Put a row in the place of its delivery's, if it outranks that."""
-        app_id, rank = _app_id(row["file_id"]), rank_of(row)
+    def _replace(self, row: Mapping[str, Any], reverts: int | None = None) -> bool:
+        """Put a row in the place of its delivery's, if it outranks that; `reverts`: it tells of so many.
+
+        A row that tells of none leaves one alone that says that the delivery was taken back.
+        """
+        app_id = _app_id(row["file_id"])
 
         def attempt() -> bool:
             table = self.snapshot()
-            if (table.transaction_version(app_id) or 0) >= rank:
+            told, known = divmod(table.transaction_version(app_id) or 0, _REVERT)
+            if reverts is None and (is_odd(told) or known >= rank_of(row)):
                 return False
+            if reverts is not None and reverts <= told:
+                return False
+            rank = rank_of(row) + _REVERT * (told if reverts is None else reverts)
             write_deltalake(
                 table, pl.DataFrame([row], schema=SCHEMA), mode="overwrite", predicate=f"file_id = '{row['file_id']}'",
                 writer_properties=ZSTD, commit_properties=commit({app_id: rank}),

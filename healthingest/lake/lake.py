@@ -16,6 +16,7 @@ from healthingest.lake.events import Events
 from healthingest.lake.exclusion import Exclusion
 from healthingest.lake.ledger import Ledger
 from healthingest.lake.quarantine import Quarantine
+from healthingest.lake.reverts import Reverts
 from healthingest.lake.sightings import Sightings
 from healthingest.lake.silver import Silver
 from healthingest.lake.vault import Vault
@@ -39,6 +40,7 @@ class Lake:
     erasures: Ledger
     holds: Ledger
     decisions: Decisions
+    reverts: Reverts
     exclusion: Exclusion
     keyring: Keyring
     #: Where rows of large deliveries wait while they are worked on (`privacy.spool`).
@@ -106,6 +108,7 @@ class Lake:
             erasures=Ledger(root / "checkpoint" / "erasures", keyring),
             holds=Ledger(root / "checkpoint" / "holds", keyring),
             decisions=Decisions(root / "checkpoint" / "decisions"),
+            reverts=Reverts(root / "checkpoint" / "reverts"),
             exclusion=Exclusion(root / "checkpoint" / "locks"),
             keyring=keyring,
             spool=root / "checkpoint" / "spool",

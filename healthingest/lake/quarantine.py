@@ -1,9 +1,8 @@
 """The quarantine table: every rejected record, its reasons in clear, the record itself sealed."""
 
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal
 
 import polars as pl
 
@@ -47,7 +46,7 @@ _COMMENTS = {
     "found_fields": "fields the record has; only for malformed records",
     "config_hash": "digest of the client's config that the delivery is pinned to",
     "sealed_record": "the record as received, AES-256-GCM, bound to its file and number",
-    "state": "open, released, discarded or erased",
+    "state": "open, released, discarded, reverted or erased",
 }
 
 
@@ -76,11 +75,11 @@ class Quarantine(Table):
         parts = {_app_id(delivery): _rows(delivery, rejected, keyring, run_id) for delivery, rejected in batch}
         return {app_id.removeprefix(_APP) for app_id in self.append_once(parts)}
 
-    def close(self, client_id: str, file_ids: Collection[str], state: Literal["discarded", "released"]) -> None:
-        """Close the open records of deliveries that somebody has discarded, or that were read again."""
-        mine = (pl.col("client_id") == client_id) & pl.col("file_id").is_in(list(file_ids))
-        rows = self.frame(None, mine & (pl.col("state") == "open"))
-        self.update_client(client_id, ["file_id", "record_no"], rows.with_columns(state=pl.lit(state)))
+    def turn(self, client_id: str, file_id: str, states: Mapping[str, str]) -> None:
+        """Set the records of a delivery that are in one of some states (state now -> state from now on)."""
+        mine = (pl.col("client_id") == client_id) & (pl.col("file_id") == file_id)
+        rows = self.frame(None, mine & pl.col("state").is_in(list(states)))
+        self.update_client(client_id, ["file_id", "record_no"], rows.with_columns(pl.col("state").replace(states)))
 
     def older(self, client_id: str, keyring: Keyring) -> int:
         """How many rejected records are sealed under another key than the client's latest."""

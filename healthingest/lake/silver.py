@@ -8,6 +8,7 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import polars as pl
@@ -18,12 +19,14 @@ from healthingest.contracts.contract import Contract
 from healthingest.errors import PermanentError
 from healthingest.lake.bronze import Bronze
 from healthingest.lake.delta import ZSTD, Table, commit, delta_schema, retry
+from healthingest.lake.reverts import is_odd
 from healthingest.lake.rewrite import Rewrite, files_in
 from healthingest.model import Delivery
 from healthingest.privacy.tokens import compact
 
 HELD, APPLIED, DISCARDED = 1, 2, 3
 _DEFAULT = Layout()
+_NOTHING: Mapping[str, int] = MappingProxyType({})
 BASE = pl.Schema(
     {
         "client_id": pl.String(),
@@ -108,20 +111,35 @@ class Snapshot:
         """Those deliveries of a slot (number -> file_id) that are applied."""
         return {number: file_id for number, file_id in slot.items() if self.state(file_id) == APPLIED}
 
-    def active(self, deliveries: pl.DataFrame, bronze: Bronze, *, applying: Iterable[Delivery] = ()) -> pl.Series:
-        """Which deliveries (file_id, file_name) are active: applied, and the latest such of their slot.
+    def reverts(self, file_id: str) -> int:
+        """How often a delivery was taken back and given again; an odd number: it is taken back."""
+        return int(self.table.transaction_version(f"revert/{file_id}") or 0)
+
+    def counting_of(self, slot: Mapping[int, str], toggled: Mapping[str, int] = _NOTHING) -> dict[int, str]:
+        """Those deliveries of a slot that are applied and not taken back; the greatest number of them is active.
+
+        `toggled`: file_id -> number of the revert that is about to be committed.
+        """
+        applied = self.applied_of(slot)
+        return {n: f for n, f in applied.items() if not is_odd(toggled.get(f, self.reverts(f)))}
+
+    def active(
+        self, deliveries: pl.DataFrame, bronze: Bronze, *, applying: Iterable[Delivery] = (),
+        toggled: Mapping[str, int] = _NOTHING,
+    ) -> pl.Series:  # fmt: skip
+        """Which deliveries (file_id, file_name) are active: applied, not taken back, the latest such of their slot.
 
         Bronze says what a slot holds: a later delivery may have no sighting at all. Those of `applying` count as
-        applied: the deliveries that are about to be committed.
+        applied, and `toggled` as in `counting_of`: what is about to be committed.
         """
         latest: dict[str, str] = {}
         new = {d.file_name: d for d in applying}
         for name in deliveries["file_name"].unique():
-            applied = self.applied_of(bronze.slot(self.client_id, name))
+            counting = self.counting_of(bronze.slot(self.client_id, name), toggled)
             if name in new:
-                applied[new[name].delivery_no] = new[name].file_id
-            if applied:
-                latest[name] = applied[max(applied)]
+                counting[new[name].delivery_no] = new[name].file_id
+            if counting:
+                latest[name] = counting[max(counting)]
         pairs = zip(deliveries["file_name"], deliveries["file_id"], strict=True)
         return pl.Series([latest.get(name) == file_id for name, file_id in pairs], dtype=pl.Boolean)
 
@@ -176,11 +194,13 @@ class Silver(Table):
         return {"client_id": client_id, "_bucket": "0"}, {}
 
     def commit(
-        self, snapshot: Snapshot, decided: Mapping[str, Mapping[str, Any]], changed: Rewrite | pl.DataFrame
-    ) -> int:
+        self, snapshot: Snapshot, decided: Mapping[str, Mapping[str, Any]], changed: Rewrite | pl.DataFrame,
+        toggled: Mapping[str, int] = _NOTHING,
+    ) -> int:  # fmt: skip
         """Commit what some deliveries change, and the state of each, against `snapshot`; returns the new version.
 
-        `decided`: file_id -> what the log shall say of the delivery, its `state` among it.
+        `decided`: file_id -> what the log shall say of the delivery, its `state` among it; `toggled`: file_id ->
+        number of its latest revert.
         `changed` was begun by `change`, or is a frame as that takes them; with no rows the states are still recorded.
 
         Raises:
@@ -190,8 +210,10 @@ class Silver(Table):
             rows, changed = changed, self.change(snapshot)
             changed.add(rows)
         states = {f"file/{file_id}": said["state"] for file_id, said in decided.items()}
-        told = {"healthingest": json.dumps({"deliveries": decided}, sort_keys=True)}
-        return changed.commit({f"client/{snapshot.client_id}": snapshot.number + 1, **states}, told)
+        states |= {f"revert/{file_id}": number for file_id, number in toggled.items()}
+        told = {"deliveries": decided} | ({"reverts": dict(toggled)} if toggled else {})
+        metadata = {"healthingest": json.dumps(told, sort_keys=True)}
+        return changed.commit({f"client/{snapshot.client_id}": snapshot.number + 1, **states}, metadata)
 
     def put_generation(self, snapshot: Snapshot, generation: int, rows: pl.DataFrame | None = None) -> int:
         """Commit which generation of keys a client's tokens are of, with all its rows under it; the new version.

@@ -70,7 +70,7 @@ def refuse_unfinished(outcomes: Sequence[Outcome]) -> None:
     Raises:
         dg.Failure: not to be retried: only a corrected file helps.
     """
-    bad = [o for o in outcomes if o.status not in {"succeeded", "discarded"}]
+    bad = [o for o in outcomes if o.status not in {"succeeded", "discarded", "reverted"}]
     if bad:
         text = " ".join(f"{o.delivery.file_name} {o.status}: {o.message}" for o in bad)
         raise dg.Failure(text, metadata={DECIDED: "true"}, allow_retries=False) from None

@@ -90,7 +90,7 @@ def _name(row: Row) -> str:
 
 
 def _counts_chart(rows: Sequence[Row]) -> str:
-    marks = {"failed": "✕", "held": "‖", "discarded": "⌫"}
+    marks = {"failed": "✕", "held": "‖", "discarded": "⌫", "reverted": "↶"}
     return bars_over_time([
         Bar(
             str(row["creation_date"])[5:],

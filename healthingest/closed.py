@@ -1,0 +1,32 @@
+"""Rejected records that nobody need do anything about: their delivery was discarded, taken back, or read again.
+
+What a record's state is follows from the deliveries of its name, so that it can be set again at any time.
+"""
+
+from healthingest.lake.lake import Lake
+from healthingest.lake.reverts import is_odd
+from healthingest.lake.silver import APPLIED, DISCARDED, Snapshot
+from healthingest.model import Delivery
+from healthingest.platform import Platform
+
+
+def settle_records(platform: Platform, delivery: Delivery) -> None:
+    """Set the states of the rejected records of a delivery and of the other readings of its bytes."""
+    lake, client_id = platform.lake, delivery.client_id
+    snapshot = Snapshot(lake.silver_of(client_id).snapshot(), client_id)
+    slot = [lake.bronze.find(client_id, f) for f in lake.bronze.slot(client_id, delivery.file_name).values()]
+    readings = [one.delivery for one in slot if one and one.delivery.origin == delivery.origin]
+    counting = [d.delivery_no for d in readings if snapshot.state(d.file_id) == APPLIED and not _gone(lake, d)]
+    for one in readings:
+        if snapshot.state(one.file_id) == DISCARDED:
+            lake.quarantine.turn(client_id, one.file_id, {"open": "discarded"})
+        elif _gone(lake, one):
+            lake.quarantine.turn(client_id, one.file_id, {"open": "reverted", "released": "reverted"})
+        elif max(counting, default=0) > one.delivery_no:
+            lake.quarantine.turn(client_id, one.file_id, {"open": "released", "reverted": "released"})
+        else:
+            lake.quarantine.turn(client_id, one.file_id, {"reverted": "open", "released": "open"})
+
+
+def _gone(lake: Lake, delivery: Delivery) -> bool:
+    return is_odd(lake.reverts.number(delivery.client_id, delivery.file_id))
