@@ -26,6 +26,7 @@ from healthingest.migrate_cli import migrate_app
 from healthingest.proposals_cli import schema_app
 from healthingest.quarantine_cli import quarantine_app
 from healthingest.release_cli import discard_command, release_command
+from healthingest.repair_cli import replay_command
 from healthingest.revert_cli import revert_command
 from healthingest.show import print_json, print_status, print_table
 
@@ -44,6 +45,7 @@ app.add_typer(alerts_app, name="alerts")
 schema_app.add_typer(migrate_app, name="migrate")
 app.add_typer(schema_app, name="schema")
 command = command_of(app)
+command_of(quarantine_app)("replay")(replay_command)
 command("ingest")(ingest_command)
 command("explain")(explain_command)
 command("export")(export_command)

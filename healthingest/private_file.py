@@ -9,6 +9,8 @@ import polars as pl
 from healthingest.errors import UsageError
 from healthingest.places import Places
 
+_FORMULA = "^[=+\\-@\t\r\n\uff1d\uff0b\uff0d\uff20]"
+
 
 def check_target(places: Places, target: Path) -> None:
     """Refuse to write an export where it cannot be, or must not lie.
@@ -48,5 +50,17 @@ def _safe_for_spreadsheets(frame: pl.DataFrame) -> pl.DataFrame:
     (U+FF1D, FF0B, FF0D, FF20) for plain ones (OWASP, CSV injection).
     """
     text = pl.col(pl.String)
-    formula = text.str.contains("^[=+\\-@\t\r\n\uff1d\uff0b\uff0d\uff20]") & ~text.str.contains(r"^[+-][0-9]*$")
-    return frame.with_columns(pl.when(formula).then(pl.lit("'") + text).otherwise(text).name.keep())
+    return frame.with_columns(pl.when(_formula(text)).then(pl.lit("'") + text).otherwise(text).name.keep())
+
+
+def as_written(frame: pl.DataFrame) -> pl.DataFrame:
+    """A CSV file that `write_private` wrote, read back: without the apostrophes that it put there."""
+    text = pl.col(pl.String)
+    bare = text.str.strip_prefix("'")
+    return frame.with_columns(
+        pl.when(text.str.starts_with("'") & _formula(bare)).then(bare).otherwise(text).name.keep()
+    )
+
+
+def _formula(text: pl.Expr) -> pl.Expr:
+    return text.str.contains(_FORMULA) & ~text.str.contains(r"^[+-][0-9]*$")

@@ -128,24 +128,38 @@ def export_command(
     rule: OfRule = None,
     state: OfState = None,
     values: Values = False,
+    repair: Annotated[
+        bool, typer.Option("--repair", help="The open records as received, to be mended; needs their key, as --values.")
+    ] = False,
     role: Role = None,
     purpose: Purpose = None,
     as_json: Json = False,
 ) -> int:
     """Write a file for the sender: each record and line at fault, their column names, and what to mend. No values.
 
+    With --repair: the open records themselves, in the client's own columns, to be mended and given to replay.
+
     Example: healthingest quarantine export acme_20250106.csv --out acme_feedback.csv
     """
     from healthingest.places import Places
     from healthingest.private_file import check_target, write_private
     from healthingest.rejections import problems, rejected
+    from healthingest.repair import for_repair
 
     check_target(Places.from_env(), out)
     platform = _open()
-    rows = rejected(platform, _wanted(files, client, day, rule, state))
-    feedback = problems(platform, rows, _reader(platform, role, purpose) if values else None)
+    rows = rejected(platform, _wanted(files, client, day, rule, State.open if repair else state))
+    if repair:
+        feedback = for_repair(platform, rows, _reader(platform, role, purpose))
+    else:
+        feedback = problems(platform, rows, _reader(platform, role, purpose) if values else None)
     write_private(feedback, out)
-    if as_json:
+    if repair and not as_json:
+        typer.echo(
+            f"{feedback.height} open records written to {out}. Mend them there, keep the columns, and run "
+            f"healthingest quarantine replay {out}; then delete the file."
+        )
+    elif as_json:
         print_json({"file": str(out), "records": rows.height, "problems": feedback.height, "columns": feedback.columns})
     else:
         typer.echo(f"{feedback.height} problems of {rows.height} records written to {out}.")

@@ -14,6 +14,7 @@ import polars as pl
 from healthingest.errors import ConfigError, UsageError
 from healthingest.lake.quarantine import open_record
 from healthingest.platform import Platform
+from healthingest.privacy.keyring import Keyring
 from healthingest.reading import Reader
 from healthingest.records.validate import Validator
 
@@ -96,27 +97,40 @@ def problems(platform: Platform, rows: pl.DataFrame, reader: Reader | None = Non
         KeyringError: the reader's role does not open rejected records, or its keyring does not.
     """
     if reader:
-        for (client_id,), part in rows.group_by("client_id"):
-            reader.keyring.derive("rejected", str(client_id))  # who cannot open them leaves no event
-            reader.record(str(client_id), "rejected records", ["received"], part.height)
+        note_reading(rows, reader)
     parts = [_of_delivery(platform, part, reader) for part in rows.partition_by("file_id", maintain_order=True)]
     schema = {"file": pl.String, "record": pl.Int64, "line": pl.Int64, "lines": pl.Int64}
     text = ["column", "rule", "problem", *(["received"] if reader else [])]
     return pl.concat([pl.DataFrame(schema=schema | dict.fromkeys(text, pl.String)), *parts])
 
 
+def note_reading(rows: pl.DataFrame, reader: Reader) -> None:
+    """Write the event of a reading of rejected records, for each client.
+
+    Raises:
+        KeyringError: the reader's role does not open them, or its keyring does not; it leaves no event.
+    """
+    for (client_id,), part in rows.group_by("client_id"):
+        reader.keyring.derive("rejected", str(client_id))
+        reader.record(str(client_id), "rejected records", ["received"], part.height)
+
+
+def opened(rows: pl.DataFrame, keyring: Keyring) -> list[bytes]:
+    """The records of rows of quarantine as they were received, for who holds the key."""
+    return [
+        open_record(keyring, client_id, file_id, number, sealed) if sealed is not None else _ERASED
+        for client_id, file_id, number, sealed in rows.select(
+            "client_id", "file_id", "record_no", "sealed_record"
+        ).rows()
+    ]
+
+
 def _of_delivery(platform: Platform, rows: pl.DataFrame, reader: Reader | None) -> pl.DataFrame:
     client_id, file_id = str(rows["client_id"][0]), str(rows["file_id"][0])
     texts, headers = _words(platform, client_id, file_id)
     if reader:
-        sealed = zip(rows["record_no"], rows["sealed_record"], strict=True)
-        opened = [
-            open_record(reader.keyring, client_id, file_id, number, value) if value is not None else _ERASED
-            for number, value in sealed
-        ]
-        rows = rows.with_columns(
-            received=pl.Series([raw.decode("utf-8", "replace") for raw in opened], dtype=pl.String)
-        )
+        received = [raw.decode("utf-8", "replace") for raw in opened(rows, reader.keyring)]
+        rows = rows.with_columns(received=pl.Series(received, dtype=pl.String))
     fields = pl.format("{} (expected {}, found {})", "__text", "expected_fields", "found_fields")
     return (
         rows.explode("reasons")

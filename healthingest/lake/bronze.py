@@ -34,6 +34,8 @@ _BLOCK = 4 * 1024 * 1024
 _SEALED = ".sealed"
 #: Beside a sealed copy that is not registered yet: the delivery whose bytes they are.
 _ORIGIN = ".origin"
+#: The same of one with mended records: who mended them.
+_REPAIR = ".repair"
 _CHANGED = "The file changed while it was read; it is taken once it is complete."
 _UNREADABLE = "The file cannot be opened; check that it still exists and its permissions."
 
@@ -98,6 +100,32 @@ class Bronze:
         finally:
             temporary.unlink(missing_ok=True)
         return cast("Registered", self.find(before.client_id, file_id))
+
+    def mend(
+        self, registered: Registered, client: Client, chunks: Iterable[bytes], repair: Mapping[str, Any]
+    ) -> Registered:
+        """A delivery with mended records in the place of rejected ones, as the next of its name: see `again`.
+
+        `repair` is kept with it: who mended which records of which delivery.
+        """
+        before = registered.delivery
+        folder = self.root / before.client_id
+        name = FileName(before.file_name, before.client_id, before.creation_date, before.suffix)
+        slot, temporary = folder / "slots" / name.name, folder / f".{secrets.token_hex(8)}.tmp"
+        try:
+            read = self._seal(chunks, temporary, client)
+            file_id = tokens.repair_id(self._keyring, before.file_id, read.sha256)
+            with _locked(slot):
+                (folder / f"{file_id}{_REPAIR}").write_text(json.dumps(dict(repair)))
+                self._admit(name, client, file_id, temporary, read, origin=before.origin)
+        finally:
+            temporary.unlink(missing_ok=True)
+        return cast("Registered", self.find(before.client_id, file_id))
+
+    def repair_of(self, delivery: Delivery) -> dict[str, Any] | None:
+        """Who mended which records to make a delivery; None: it was not made so."""
+        manifest = json.loads(self._manifest(delivery).read_text())
+        return cast("dict[str, Any] | None", manifest.get("repair"))
 
     def _admit(
         self, name: FileName, client: Client, file_id: str, sealed: Path, read: "_Read", origin: str | None = None
@@ -358,8 +386,12 @@ class Bronze:
             "config": client.pin,
             "generation": generation,
         }
+        notes = [self.root / client.client_id / f"{file_id}{kind}" for kind in (_REPAIR, _ORIGIN)]
+        if notes[0].exists():
+            body["repair"] = json.loads(notes[0].read_text())
         self._write(self._manifest(delivery), body)
-        (self.root / client.client_id / f"{file_id}{_ORIGIN}").unlink(missing_ok=True)
+        for note in notes:
+            note.unlink(missing_ok=True)
 
     def _origin(self, client_id: str, file_id: str) -> str | None:
         """What a delivery that is about to be registered reads once more."""

@@ -66,6 +66,12 @@ def reread_id(keyring: Keyring, origin: str, config_hash: str, latest: str) -> s
     return hmac.digest(keyring.derive("file"), said, hashlib.sha256).hex()[:DIGITS]
 
 
+def repair_id(keyring: Keyring, latest: str, sha256: bytes) -> str:
+    """Identity of a delivery that holds mended records in the place of rejected ones of another; 32 hex digits."""
+    said = b"\0".join((b"repair", latest.encode(), sha256))
+    return hmac.digest(keyring.derive("file"), said, hashlib.sha256).hex()[:DIGITS]
+
+
 def content_hmac(keyring: Keyring, sha256: bytes) -> str:
     """Keyed digest of a file's content alone, 32 hex digits."""
     return hmac.digest(keyring.derive("file", SHARED, "content"), sha256, hashlib.sha256).hex()[:DIGITS]

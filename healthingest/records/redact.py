@@ -18,12 +18,12 @@ from healthingest.landing.preflight import Facts
 from healthingest.records.damage import RECORD_NO
 from healthingest.records.frame import LINE_END, Framer, Grammar
 from healthingest.records.read import Batch, RecordReader, text_of
+from healthingest.records.splice import spliced
 from healthingest.records.standardize import standardize
 from healthingest.records.streams import ByteSource
 from healthingest.records.transform import transform
 
 _GONE = b"erased"
-_BOM = b"\xef\xbb\xbf"
 #: Longest member id.
 _LONGEST = 64
 #: Of files that were written for somebody else.
@@ -62,17 +62,8 @@ def without_records(source: ByteSource, facts: Facts, client: Client, lines: Col
 
     Of a record over 8 MiB, which is always rejected, the first MiB stays.
     """
-    dialect, line = client.config.source, 1
-    if facts.bom:
-        yield _BOM
-    for frame in Framer(text_of(source, facts, trailer=True), dialect.delimiter, dialect.quote):
-        parts: list[bytes] = []
-        for place, (start, height) in enumerate(zip(frame.line_nos.tolist(), frame.lines.tolist(), strict=True)):
-            parts.append(b"\n" * (start - line))
-            parts.append(_placeholder(height, dialect.quote) if start in lines else frame.record(place))
-            parts.append(b"\n")
-            line = start + height
-        yield b"".join(parts)
+    quote = client.config.source.quote
+    return spliced(source, facts, client, lambda start, height: _placeholder(height, quote) if start in lines else None)
 
 
 def hold_ids(records: Collection[bytes], client: Client, names: Names) -> list[bool]:

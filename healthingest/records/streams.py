@@ -2,6 +2,7 @@
 
 import codecs
 import io
+from collections.abc import Iterator
 from typing import Protocol
 
 
@@ -47,6 +48,24 @@ class Chained(_Stream):
             return self._rest.read(size)
         part, self._head = (self._head, b"") if size < 0 else (self._head[:size], self._head[size:])
         return part + self._rest.read() if size < 0 else part
+
+
+class Pieces(_Stream):
+    """A stream of the bytes that an iterator gives, one after the other."""
+
+    def __init__(self, pieces: Iterator[bytes]) -> None:
+        self._pieces, self._left = pieces, b""
+
+    def read(self, size: int = -1) -> bytes:
+        """Return the next bytes."""
+        while size < 0 or len(self._left) < size:
+            piece = next(self._pieces, None)
+            if piece is None:
+                break
+            self._left += piece
+        part = self._left if size < 0 else self._left[:size]
+        self._left = self._left[len(part) :]
+        return part
 
 
 class HeldBack(_Stream):
