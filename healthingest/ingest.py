@@ -7,7 +7,7 @@ projection of that commit. The order of steps was found by breaking every other 
 import logging
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
@@ -33,6 +33,7 @@ from healthingest.quality import judge_quality
 from healthingest.report.write import write_report
 from healthingest.revert import follow, is_behind, tell_reverts
 from healthingest.silence import silence, take_out_of_bronze
+from healthingest.volume import as_noted, gated
 from healthingest.widen import widen
 
 log = logging.getLogger(__name__)
@@ -134,7 +135,9 @@ def ingest_many(
     """
     outcomes: dict[str, Outcome] = {}
     work = [*_undecided_of_slots(platform, deliveries), *deliveries]
-    for batch in _batches(_in_slot_order(work)):
+    # What is held against the delivery before it must see that one in silver.
+    gates = {c for c, client in platform.clients.clients.items() if client.config.quality.volume}
+    for batch in _batches(_in_slot_order(work), gates):
         with platform.lake.exclusion.shared(batch[0].client_id):
             now = platform.current(batch[0].client_id)
             outcomes |= {o.delivery.file_id: o for o in _ingest_batch(now, batch, run_id, on_stage)}
@@ -168,13 +171,17 @@ def _undecided_of_slots(platform: Platform, deliveries: Sequence[Delivery]) -> l
     return [registered.delivery for registered in found if registered]
 
 
-def _batches(deliveries: Sequence[Delivery]) -> Iterator[list[Delivery]]:
-    """Consecutive deliveries that may share a commit: one client and contract, each of another name, none re-sent."""
+def _batches(deliveries: Sequence[Delivery], alone_of: Collection[str]) -> Iterator[list[Delivery]]:
+    """Consecutive deliveries that may share a commit: one client and contract, each of another name, none re-sent.
+
+    Those of the clients `alone_of` never do.
+    """
     batch: list[Delivery] = []
     for delivery in deliveries:
         size = sum(d.file_bytes for d in batch) + delivery.file_bytes
         alike = batch and (batch[0].client_id, batch[0].contract) == (delivery.client_id, delivery.contract)
         alone = delivery.delivery_no > 1 or any(d.delivery_no > 1 or d.file_name == delivery.file_name for d in batch)
+        alone |= delivery.client_id in alone_of
         if batch and (not alike or alone or size > _BATCH_BYTES or len(batch) >= _BATCH_FILES):
             yield batch
             batch = []
@@ -304,6 +311,7 @@ def _check(
     with stages("tokenise"):
         checked, erased = silence(platform, delivery, client, checked)
         members = Members.of(checked, lambda: read_again(platform, delivery))
+    judged = gated(platform, delivery, client, members, judged)
     verdict = platform.lake.decisions.of(delivery.client_id, delivery.file_id)
     outcome = Outcome(
         delivery, "succeeded", fresh=True, counts=checked.counts, max_invalid_ratio=quality.max_invalid_ratio,
@@ -356,13 +364,13 @@ def _recorded(
     told = row and row["status"] == status and row["decision"] == (verdict.decision if verdict else None)
     if row and (told or row["status"] == "reverted"):
         counts = Counts(**{name: row[name] or 0 for name in Counts.names()})
-        judged = judge_quality(quality, counts, delivery, platform.lake.audit)
+        judged = as_noted(platform, delivery, judge_quality(quality, counts, delivery, platform.lake.audit))
         return replace(
             outcome, counts=counts, profile=Profile.of(row), file_breaches=judged.file,
             silver_version=row["silver_version"], message=row["message"], extra_columns=row["extra_columns"] or 0,
         )  # fmt: skip
     decision = recorded(platform, delivery.client_id, delivery.file_id)
-    judged = judge_quality(quality, decision.counts, delivery, platform.lake.audit)
+    judged = as_noted(platform, delivery, judge_quality(quality, decision.counts, delivery, platform.lake.audit))
     # What a person says of it later makes it no later: the client has not delivered since.
     since = row["ingestion_time"] if row and row["status"] == status else None
     outcome = decision.of(replace(outcome, file_breaches=judged.file, ingested_at=since))

@@ -24,6 +24,7 @@ from healthingest.privacy import tokens
 from healthingest.privacy.tokens import compact
 from healthingest.quality import judge_quality
 from healthingest.silence import without_erased
+from healthingest.volume import Change, against, before, over
 
 
 @dataclass(frozen=True)
@@ -36,17 +37,24 @@ class Planned:
     status: str
     counts: Counts
     message: str | None = None
+    #: Its members against those of the delivery before.
+    change: Change | None = None
+
+
+#: Client -> name and members (token, hash) of its last planned file.
+Lasts = dict[str, tuple[str, pl.DataFrame]]
 
 
 def plan_paths(platform: Platform, paths: Sequence[Path], on_file: OnFile | None = None) -> Iterator[Planned]:
     """Foretell each file, in the order in which an ingest would take them."""
     states: dict[str, pl.DataFrame] = {}
+    lasts: Lasts = {}
     for path in in_sequence(platform, paths):
         name = printable(path.name)
         if on_file:
             on_file(name)
         try:
-            yield _foretell(platform, path, states)
+            yield _foretell(platform, path, states, lasts)
         except UnroutableError as error:
             waits = platform.waits_for(path.name)
             yield Planned(name, None, "waiting" if waits else "unroutable", Counts(), str(waits or error))
@@ -56,7 +64,7 @@ def plan_paths(platform: Platform, paths: Sequence[Path], on_file: OnFile | None
             yield Planned(name, None, "error", Counts(), str(error))
 
 
-def _foretell(platform: Platform, path: Path, states: dict[str, pl.DataFrame]) -> Planned:
+def _foretell(platform: Platform, path: Path, states: dict[str, pl.DataFrame], lasts: Lasts) -> Planned:
     routed = platform.route(path.name)
     client = platform.clients.clients[routed.client_id]
     platform = platform.current(client.client_id)
@@ -85,9 +93,21 @@ def _foretell(platform: Platform, path: Path, states: dict[str, pl.DataFrame]) -
     if client.client_id not in states:
         states[client.client_id] = _state(platform, client, snapshot)
     members = Members.of(checked, lambda: members)
+    change = _against(platform, delivery, members.keys, lasts)
+    limits = client.config.quality.volume
+    said += over(limits, change) if limits and change else []
+    if limits and limits.on_breach == "hold" and change and over(limits, change):
+        return Planned(routed.name, client.client_id, "held", checked.counts, " ".join(said), change)
     current, counts = compared(members, checked.counts, states[client.client_id], ordered=True)
     states[client.client_id] = after(states[client.client_id], current)
-    return Planned(routed.name, client.client_id, "succeeded", counts, " ".join(said) or None)
+    lasts[client.client_id] = (routed.name, members.keys.select("token", "hash"))
+    return Planned(routed.name, client.client_id, "succeeded", counts, " ".join(said) or None, change)
+
+
+def _against(platform: Platform, delivery: Delivery, own: pl.DataFrame, lasts: Lasts) -> Change | None:
+    """What it adds, changes and drops against the one before it, be that planned or in silver."""
+    earlier = lasts.get(delivery.client_id) or before(platform, delivery)
+    return against(own, *earlier) if earlier else None
 
 
 def _snapshot(platform: Platform, client: Client) -> Snapshot | None:
@@ -116,7 +136,10 @@ def plain(planned: Planned) -> dict[str, object]:
         "status": planned.status,
         "message": planned.message,
     }
-    return told | planned.counts.as_dict()
+    change = planned.change
+    shares = {"added": change.added, "changed": change.changed, "dropped": change.dropped} if change else {}
+    against_last = {"file": change.against, "members": change.members, **shares} if change else None
+    return told | planned.counts.as_dict() | {"against": against_last}
 
 
 def by_client(planned: Sequence[Planned]) -> list[dict[str, object]]:

@@ -16,7 +16,7 @@ from healthingest.lake.audit import over_limit
 from healthingest.lake.bronze import Registered
 from healthingest.lake.decisions import verdict_of
 from healthingest.lake.silver import APPLIED, HELD, Snapshot
-from healthingest.model import Delivery, Outcome, Word
+from healthingest.model import Delivery, Outcome, Verdict, Word
 from healthingest.platform import Platform
 from healthingest.privacy.roles import LONGEST_REASON, reason_given
 from healthingest.rejections import Wanted
@@ -30,6 +30,8 @@ def close_delivery(
 ) -> Outcome:
     """Release or discard a delivery; returns its outcome, which says who decided and why.
 
+    In prod a release takes two persons: after the first one's word the delivery is held still.
+
     Raises:
         UsageError: it is not held (nor, for a release, over its limits), somebody decided otherwise before, or the
             reason is not one line of text.
@@ -41,13 +43,33 @@ def close_delivery(
         verdict = now.lake.decisions.of(delivery.client_id, delivery.file_id)
         if verdict is None:
             wanted = verdict_of(_word(now, delivery, wish), by, reason)
-            now.lake.events.append(delivery.client_id, wanted.decision, "", {
-                "who": by, "file_id": delivery.file_id, "reason": wanted.decision_reason,
-            })  # fmt: skip
-            verdict = now.lake.decisions.put(delivery.client_id, delivery.file_id, wanted)
-    if verdict.decision not in _DONE[wish]:
+            if not _waits_for_second(now, delivery, wanted):
+                now.lake.events.append(delivery.client_id, wanted.decision, "", {
+                    "who": by, "file_id": delivery.file_id, "reason": wanted.decision_reason,
+                })  # fmt: skip
+                verdict = now.lake.decisions.put(delivery.client_id, delivery.file_id, wanted)
+    if verdict and verdict.decision not in _DONE[wish]:
         raise UsageError(f"{delivery.file_name} cannot be {_DONE[wish][0]}. {verdict.sentence}")
     return ingest(platform, delivery, run_id=f"{wish} by {by}")
+
+
+def _waits_for_second(platform: Platform, delivery: Delivery, wanted: Verdict) -> bool:
+    """Whether a release was only asked for: in prod it takes another person than who asked for it first.
+
+    Raises:
+        UsageError: the same person asks again.
+    """
+    if platform.places.env != "prod" or wanted.decision != "released":
+        return False
+    decisions, said = platform.lake.decisions, {"who": wanted.decided_by, "file_id": delivery.file_id}
+    if (asked := decisions.asked(delivery.client_id, delivery.file_id)) is None:
+        told = said | {"reason": wanted.decision_reason}
+        platform.lake.events.append(delivery.client_id, "release_asked", "", told)
+        decisions.ask(delivery.client_id, delivery.file_id, wanted)
+        return True
+    if asked.decided_by == wanted.decided_by:
+        raise UsageError(f"{asked.decided_by} has asked to release {delivery.file_name} already; a second person must.")
+    return False
 
 
 def _word(platform: Platform, delivery: Delivery, wish: Wish) -> Word:

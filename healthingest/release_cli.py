@@ -50,7 +50,7 @@ def _close(file_id: str, wish: "Wish", reason: str, wait: float, *, as_json: boo
         decision = vars(outcome.verdict) if outcome.verdict else {}
         print_json(outcome_row(outcome) | decision)
     else:
-        said = outcome.verdict.sentence if outcome.verdict else ""
+        said = outcome.verdict.sentence if outcome.verdict else "In prod a second person must release it too."
         counts = outcome.counts
         typer.echo(
             f"{delivery.file_name} {outcome.status}: {counts.inserted} inserted, {counts.updated} updated, "

@@ -92,7 +92,8 @@ def print_plan(planned: "list[Planned]", clients: list[dict[str, Any]]) -> None:
         for c in clients
     ]
     print_table("per client", ["client", "files", *SHOWN, "would be"], rows)
-    _print_remarks([(p.file, p.message) for p in planned if p.message])
+    told = [(p.file, " ".join(filter(None, (p.message, p.change.sentence if p.change else None)))) for p in planned]
+    _print_remarks([(name, said) for name, said in told if said])
     typer.echo("Nothing was written.")
 
 

@@ -37,6 +37,21 @@ SECRET_REFERENCE = re.compile(r"env:[A-Za-z_][A-Za-z0-9_]*|file:.+")
 CLIENT_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,62}")
 
 
+class Volume(Strict):
+    """How much of the delivery before a delivery may add, change and drop, each as a share of that one's members."""
+
+    max_added: float | None = Field(default=None, ge=0)
+    max_changed: float | None = Field(default=None, ge=0)
+    max_dropped: float | None = Field(default=None, ge=0, le=1)
+    #: Which deliveries are held depends on what had arrived before each; what follows from people's words does not.
+    on_breach: Literal["alert", "hold"] = "hold"
+
+    @field_validator("max_added", "max_changed", "max_dropped", mode="before")
+    @classmethod
+    def _no_truth_value(cls, value: object) -> object:
+        return _a_share(value)
+
+
 class Quality(Strict):
     """What a delivery as a whole must keep to, and what happens if it does not.
 
@@ -49,6 +64,8 @@ class Quality(Strict):
     max_records: int | None = Field(default=None, ge=1, strict=True)
     #: Largest change of the number of records against the client's delivery before, as a share of that one's.
     max_volume_change: float | None = Field(default=None, gt=0)
+    #: Limits on members, against the delivery before; these can hold.
+    volume: Volume | None = None
     on_breach: Literal["alert", "hold"] = "alert"
 
     @model_validator(mode="after")
@@ -60,9 +77,13 @@ class Quality(Strict):
     @field_validator("max_invalid_ratio", "max_volume_change", mode="before")
     @classmethod
     def _no_truth_value(cls, value: object) -> object:
-        if isinstance(value, bool):
-            raise ValueError("write a number from 0.0 to 1.0")  # noqa: TRY004 - pydantic wants a ValueError
-        return value
+        return _a_share(value)
+
+
+def _a_share(value: object) -> object:
+    if isinstance(value, bool):
+        raise ValueError("write a number from 0.0 to 1.0")  # noqa: TRY004 - pydantic wants a ValueError
+    return value
 
 
 class Layout(Strict):

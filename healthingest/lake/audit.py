@@ -60,7 +60,7 @@ SCHEMA = pl.Schema(
         **DECISION,
     }
 )
-_RANK: dict[Status, int] = {"unroutable": 1, "failed": 2, "held": 3, "succeeded": 4, "discarded": 5, "reverted": 4}
+_RANK: dict[Status, int] = {"unroutable": 1, "failed": 2, "held": 3, "succeeded": 4, "discarded": 5, "reverted": 7}
 #: Rank of what was taken and a person has accepted since.
 _ACCEPTED = 6
 #: What each revert, and each undoing of one, adds to the rank.

@@ -3,6 +3,7 @@
 import json
 import random
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import polars as pl
@@ -227,6 +228,25 @@ def test_deliveries_and_decisions_in_any_order_make_the_same_silver_also_when_it
     list(ingest_bronze(again, run_id="again"))
     assert shown(again) == expected
     assert again.lake.audit.frame(["file_name", "status", "decision"]).sort("file_name").equals(before)
+
+
+def test_in_prod_a_release_takes_a_second_person(holding: Platform) -> None:
+    delivery = held(holding)
+    prod = Platform.open(replace(holding.places, env="prod"))
+    assert close_delivery(prod, delivery, "release", by="jane", reason="acme confirms", wait=0).status == "held"
+    assert shown(holding) == {}
+    with pytest.raises(UsageError, match="a second person must"):
+        close_delivery(prod, delivery, "release", by="jane", reason="really", wait=0)
+    done = close_delivery(prod, delivery, "release", by="john", reason="called them", wait=0)
+    assert (done.status, done.verdict and done.verdict.decided_by) == ("succeeded", "john")
+    kinds = [(e["kind"], e["who"]) for e in prod.lake.events.read("acme") if "release" in e["kind"]]
+    assert kinds == [("release_asked", "jane"), ("released", "john")]
+
+
+def test_in_prod_one_person_may_discard(holding: Platform) -> None:
+    delivery = held(holding)
+    prod = Platform.open(replace(holding.places, env="prod"))
+    assert close_delivery(prod, delivery, "discard", by="jane", reason="test file", wait=0).status == "discarded"
 
 
 def test_a_delivery_is_named_by_its_id_or_its_file(holding: Platform) -> None:
