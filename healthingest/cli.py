@@ -22,6 +22,7 @@ from healthingest.export_cli import export_command
 from healthingest.hardening import harden
 from healthingest.ingest_cli import ingest_command
 from healthingest.keys_cli import audit_app, keys_app
+from healthingest.marts_cli import marts_app
 from healthingest.migrate_cli import migrate_app
 from healthingest.proposals_cli import schema_app
 from healthingest.quarantine_cli import quarantine_app
@@ -42,6 +43,7 @@ app.add_typer(audit_app, name="audit")
 app.add_typer(quarantine_app, name="quarantine")
 app.add_typer(erase_app, name="erase")
 app.add_typer(alerts_app, name="alerts")
+app.add_typer(marts_app, name="marts")
 schema_app.add_typer(migrate_app, name="migrate")
 app.add_typer(schema_app, name="schema")
 command = command_of(app)

@@ -26,6 +26,7 @@ from healthingest.lake.quarantine import ERASED, open_record
 from healthingest.lake.rewrite import GONE
 from healthingest.lake.silver import Snapshot
 from healthingest.landing.names import parse_file_name
+from healthingest.marts.membership import keep_up
 from healthingest.model import Delivery
 from healthingest.platform import Platform
 from healthingest.privacy.certificate import signed
@@ -116,6 +117,7 @@ def erase_member(platform: Platform, client_id: str, member_id: str, request: Re
         lake.erasures.put(
             client_id, entry, noted | {"notices": list(map(str, kept)), "notice_until": until.isoformat()}
         )
+        keep_up(lake, platform.places.output)  # its feed is about to be cut off
         request.on_step("deleting what earlier versions needed")
         tables = (lake.silver_of(client_id), lake.quarantine, lake.sightings)
         files = {t.path.name: t.purge(client_id, kept) for t in tables}

@@ -19,6 +19,7 @@ from healthingest.lake.delta import Table
 from healthingest.lake.proposals import Drifts
 from healthingest.lake.silver import Silver
 from healthingest.landing.names import printable
+from healthingest.marts.membership import Membership, keep_up
 from healthingest.platform import Platform
 from healthingest.privacy.spool import sweep
 from healthingest.revert import follow, is_behind
@@ -66,8 +67,11 @@ def maintain(
         **{silver.path.name: silver for silver in lake.silvers()},
         "quarantine": lake.quarantine, "sightings": lake.sightings, "audit": lake.audit,
         "alerts": AlertStore.at(platform.places.output).alerts, "drift": Drifts.at(platform.places.output),
+        "gold": Membership.at(platform.places.output),
     }  # fmt: skip
     with lake.exclusion.maintenance():
+        _tell(on_step, "gold")
+        keep_up(lake, platform.places.output)  # before the change feed is cut off
         for name, table in tables.items():
             if table.exists():
                 _tell(on_step, name)

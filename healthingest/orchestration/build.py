@@ -13,6 +13,7 @@ from healthingest.orchestration.alerts import alert_sensor, installation_asset, 
 from healthingest.orchestration.approving import approving_jobs
 from healthingest.orchestration.assets import feeds, pipeline_assets
 from healthingest.orchestration.closing import closing_jobs
+from healthingest.orchestration.marts import membership_mart
 from healthingest.orchestration.partitions import partitions
 from healthingest.orchestration.schedules import delivery_watch, maintenance, reconciliation
 from healthingest.orchestration.sensors import ingest_job, landing_zone_sensor
@@ -43,10 +44,11 @@ def build_defs(places: Places | None = None) -> dg.Definitions:
         job = ingest_job()
         maintenance_job, nightly = maintenance(open_platform)
         reconciliation_job, hourly = reconciliation(open_platform)
+        gold, quarterly = membership_mart(places)
         return dg.Definitions(
-            assets=[*dg.with_source_code_references(assets), *feeds(clients), installation_asset()],
+            assets=[*dg.with_source_code_references([*assets, gold]), *feeds(clients), installation_asset()],
             asset_checks=[*watch_checks, state_checks(places, clients)],
-            schedules=[*schedules, nightly, hourly],
+            schedules=[*schedules, nightly, hourly, quarterly],
             sensors=[
                 landing_zone_sensor(open_platform, keys, loaded, lambda: build_defs(places), job),
                 alert_sensor(places),

@@ -47,6 +47,7 @@ def test_the_assets_are_the_designs(tmp_path: Path) -> None:
         "quarantine": ("member_files", team, delta, ["bronze_files"]),
         "silver": ("member_files", team, delta, ["bronze_files"]),
         "audit": ("member_files", team, delta, ["bronze_files"]),
+        "membership_by_month": ("gold", team, delta, ["silver"]),
         "installation": ("operations", [], ["healthingest"], []),
     }
     assert all(specs[key].description for key in specs)
