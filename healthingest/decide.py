@@ -18,12 +18,14 @@ from healthingest.fallback import rows_of, silver_rows
 from healthingest.lake.reverts import is_odd
 from healthingest.lake.rewrite import CHANGED, GONE, NEW, Rewrite
 from healthingest.lake.silver import APPLIED, DISCARDED, HELD, Snapshot
+from healthingest.leavers import ABSENT, Leavers, leavers, watch
 from healthingest.members import Members
 from healthingest.model import Counts, Delivery, Outcome, Profile, Status, Verdict
 from healthingest.platform import Platform
 from healthingest.privacy.tokens import compact
 from healthingest.quality import Judgement
 from healthingest.supersede import Slot, left_behind, takes_back_too_much
+from healthingest.volume import note_breach
 
 #: What each state in silver's log is called.
 STATUS: dict[int, Status] = {HELD: "held", APPLIED: "succeeded", DISCARDED: "discarded"}
@@ -106,6 +108,8 @@ def decide(
         undecided = [c for c in batch if c.delivery.file_id not in known]
         if not undecided:
             return decided
+        if watch(platform, client):  # who is absent shows from the batch's own facts too
+            sighted()
         # Others' sightings after silver's snapshot: the other order lets two workers each overlook the other.
         plan = _plan(platform, snapshot, undecided)
         for candidate in undecided:
@@ -173,14 +177,18 @@ def _plan(platform: Platform, snapshot: Snapshot, batch: Sequence[Candidate]) ->
     left = pl.DataFrame(schema={"_change": pl.String})
     together = len(applied) > 1
     for candidate, slot in applied:
+        gone = _absent(platform, snapshot, slot)
+        if gone:
+            state = _without(state, gone.tokens, candidate.members.keys)
         counts = candidate.outcome.counts
         current, counts = compared(candidate.members, counts, state, superseded=slot.superseded, ordered=together)
         won.append((candidate, current))
         if together:
             state = after(state, current)
-        if slot.earlier:
-            left = left_behind(platform, slot, current)
-        message = sentences.of_applied(candidate.judged, counts, candidate.extra_columns, left["_change"])
+        if slot.earlier or gone:
+            left = left_behind(platform, slot, current, gone.tokens if gone else None)
+        message = sentences.of_applied(candidate.judged, counts, candidate.extra_columns, left["_change"],
+                                       full_files=_over(platform, slot, gone) if gone else None)  # fmt: skip
         message = sentences.with_verdict(message, candidate.verdict)
         decisions[candidate.delivery.file_id] = Decision(
             APPLIED, counts, candidate.outcome.profile, message, candidate.extra_columns
@@ -189,6 +197,31 @@ def _plan(platform: Platform, snapshot: Snapshot, batch: Sequence[Candidate]) ->
     rows = ((client, part) for part in _changed(won, known))
     fall_back = rows_of(platform, client.client_id, left) if left.height else ()
     return _Plan(itertools.chain(rows, fall_back), decisions, toggled)
+
+
+def _absent(platform: Platform, snapshot: Snapshot, slot: Slot) -> Leavers | None:
+    """Who is absent from full files once a delivery is applied; None where members cannot leave so."""
+    if not watch(platform, platform.pinned_client(slot.delivery)):
+        return None
+    columns = ["file_id", "file_name", "member_token"]
+    seen = platform.lake.sightings.of_client(snapshot.client_id, snapshot.generation, columns)
+    seen = seen.with_columns(token=compact("member_token"))
+    return leavers(platform, snapshot, seen, slot.active)
+
+
+def _without(state: pl.DataFrame, absent: pl.DataFrame, own: pl.DataFrame) -> pl.DataFrame:
+    """The state with what a delivery says of absent members being stale."""
+    mine = absent.join(own, on="token", how="semi")
+    known = mine.join(state.select("token", "__hash"), on="token", how="left").with_columns(__latest=pl.lit(ABSENT))
+    return pl.concat([state.join(mine, on="token", how="anti"), known])
+
+
+def _over(platform: Platform, slot: Slot, gone: Leavers) -> str:
+    """What to say of a full file that makes nobody leave, noted with it; empty if it does."""
+    said = gone.over.get(slot.delivery.file_id, "")
+    if said:
+        note_breach(platform, slot.delivery, said)
+    return said
 
 
 def is_settled(state: int | None, verdict: Verdict | None) -> bool:

@@ -22,13 +22,18 @@ from healthingest.records.damage import RECORD_NO
 Active = Callable[[pl.DataFrame], pl.Series]
 
 
-def fallen(snapshot: Snapshot, sightings: pl.DataFrame, members: pl.DataFrame, active: Active) -> pl.DataFrame:
+def fallen(
+    snapshot: Snapshot, sightings: pl.DataFrame, members: pl.DataFrame, active: Active,
+    absent: pl.DataFrame | None = None,
+) -> pl.DataFrame:  # fmt: skip
     """Of `members` (token), whose row changes: `_change`, and where it does not go, the sighting that sets it.
 
-    `sightings`: the client's, as `Sightings` has them, with token (Int128) and hash (Int128).
+    `sightings`: the client's, as `Sightings` has them, with token (Int128) and hash (Int128). `absent` (token): whose
+    sightings count for nothing, since full files no longer name them.
     """
     theirs = sightings.join(members, on="token", how="semi")
-    best = only_active(theirs, active).sort("sequence").unique("token", keep="last")
+    counting = theirs if absent is None else theirs.join(absent, on="token", how="anti")
+    best = only_active(counting, active).sort("sequence").unique("token", keep="last")
     known = snapshot.hashes(members).rename({"hash": "__hash"}).join(members, on="token", how="semi")
     lost = known.join(best, on="token", how="anti").select("token")
     gone = theirs.join(lost, on="token", how="semi").unique("token").with_columns(_change=pl.lit(GONE))

@@ -25,11 +25,12 @@ from healthingest.lake.delta import retry
 from healthingest.lake.sightings import SIGHTED
 from healthingest.lake.silver import HELD, Snapshot
 from healthingest.landing.names import printable
+from healthingest.leavers import watch
 from healthingest.members import Members, check_delivery, read_again
 from healthingest.model import Counts, Delivery, Outcome, Profile, Status, Verdict
 from healthingest.platform import Platform
 from healthingest.propose import write_proposals
-from healthingest.quality import judge_quality
+from healthingest.quality import Judgement, judge_quality
 from healthingest.report.write import write_report
 from healthingest.revert import follow, is_behind, tell_reverts
 from healthingest.silence import silence, take_out_of_bronze
@@ -135,9 +136,9 @@ def ingest_many(
     """
     outcomes: dict[str, Outcome] = {}
     work = [*_undecided_of_slots(platform, deliveries), *deliveries]
-    # What is held against the delivery before it must see that one in silver.
-    gates = {c for c, client in platform.clients.clients.items() if client.config.quality.volume}
-    for batch in _batches(_in_slot_order(work), gates):
+    # What is compared with the deliveries before it must see them in silver.
+    alone = {d.file_id for d in work if _comes_alone(platform, d)}
+    for batch in _batches(_in_slot_order(work), alone):
         with platform.lake.exclusion.shared(batch[0].client_id):
             now = platform.current(batch[0].client_id)
             outcomes |= {o.delivery.file_id: o for o in _ingest_batch(now, batch, run_id, on_stage)}
@@ -171,17 +172,26 @@ def _undecided_of_slots(platform: Platform, deliveries: Sequence[Delivery]) -> l
     return [registered.delivery for registered in found if registered]
 
 
-def _batches(deliveries: Sequence[Delivery], alone_of: Collection[str]) -> Iterator[list[Delivery]]:
+def _comes_alone(platform: Platform, delivery: Delivery) -> bool:
+    """Whether what becomes of a delivery depends on the one before it, or on all of its client's."""
+    try:
+        client = platform.pinned_client(delivery)
+    except ConfigError:  # it will fail by itself
+        return True
+    return client.config.quality.volume is not None or watch(platform, client)
+
+
+def _batches(deliveries: Sequence[Delivery], by_themselves: Collection[str]) -> Iterator[list[Delivery]]:
     """Consecutive deliveries that may share a commit: one client and contract, each of another name, none re-sent.
 
-    Those of the clients `alone_of` never do.
+    Those `by_themselves` (file ids) share none.
     """
     batch: list[Delivery] = []
     for delivery in deliveries:
         size = sum(d.file_bytes for d in batch) + delivery.file_bytes
         alike = batch and (batch[0].client_id, batch[0].contract) == (delivery.client_id, delivery.contract)
         alone = delivery.delivery_no > 1 or any(d.delivery_no > 1 or d.file_name == delivery.file_name for d in batch)
-        alone |= delivery.client_id in alone_of
+        alone |= delivery.file_id in by_themselves or any(d.file_id in by_themselves for d in batch)
         if batch and (not alike or alone or size > _BATCH_BYTES or len(batch) >= _BATCH_FILES):
             yield batch
             batch = []
@@ -211,7 +221,7 @@ def _ingest_batch(
         return ended
     silenced: set[str] = set()
     outcomes = _attempt(platform, undecided, run_id, stages, silenced)
-    outcomes = [_as_old(platform, o) for o in outcomes]
+    outcomes = [_as_old(platform, _with_noted(platform, o)) for o in outcomes]
     with stages("audit"):
         written = lake.audit.put(outcomes, run_id=run_id, started_at=started)
     for o in outcomes:
@@ -325,6 +335,12 @@ def _as_old(platform: Platform, outcome: Outcome) -> Outcome:
     old = outcome.delivery.reread_of is not None or outcome.status == "discarded"
     row = platform.lake.audit.row(outcome.delivery.origin) if old else None
     return replace(outcome, ingested_at=row["ingestion_time"]) if row else outcome
+
+
+def _with_noted(platform: Platform, outcome: Outcome) -> Outcome:
+    """With what was noted of a delivery while it was decided."""
+    judged = as_noted(platform, outcome.delivery, Judgement(None, outcome.file_breaches, holds=False))
+    return replace(outcome, file_breaches=judged.file)
 
 
 def _as_reverted(platform: Platform, outcome: Outcome) -> Outcome:

@@ -19,11 +19,11 @@ from healthingest.privacy.generalize import generalize
 from healthingest.privacy.keyring import Keyring
 from healthingest.privacy.spool import Spool
 from healthingest.privacy.tokens import compact
-from healthingest.records.check import Checked, Clock, check_records
+from healthingest.records.check import Checked, Clock, Erased, check_records
 from healthingest.records.damage import RECORD_NO
 from healthingest.records.parts import Aside, Parts
 from healthingest.records.read import RecordReader
-from healthingest.silence import silence
+from healthingest.silence import names_of_erased, silence
 
 #: Lines of a file from which on its accepted records wait on disk, encrypted.
 _LARGE = 1_500_000
@@ -42,12 +42,13 @@ def check_delivery(platform: Platform, delivery: Delivery, client: Client, clock
         raise PermanentError("The delivery is not in bronze; drop the file into the landing zone again.")
     opens = partial(platform.lake.bronze.open, delivery)
     aside = Spool(platform.lake.spool) if registered.facts.physical_lines > _LARGE else None
-    return check_bytes(opens, registered.facts, delivery, client, clock, platform.keyring, aside)
+    erased = names_of_erased(platform, delivery.client_id)
+    return check_bytes(opens, registered.facts, delivery, client, clock, platform.keyring, aside, erased)
 
 
 def check_bytes(
     open_bytes: Callable[[], IO[bytes]], facts: Facts, delivery: Delivery, client: Client, clock: Clock,
-    keyring: Keyring, aside: Aside | None = None,
+    keyring: Keyring, aside: Aside | None = None, erased: Erased | None = None,
 ) -> Checked:  # fmt: skip
     """The same for bytes that lie anywhere; `facts` is what the pre-flight found in them."""
     with ExitStack() as opened:
@@ -56,7 +57,7 @@ def check_bytes(
             return RecordReader(opened.enter_context(open_bytes()), facts, client)
 
         finish = partial(_of_members, delivery, client, keyring)
-        checked = check_records(open_reader, client, delivery.creation_date, clock, finish, aside)
+        checked = check_records(open_reader, client, delivery.creation_date, clock, finish, aside, erased)
     counts = checked.counts
     if counts.records != counts.accepted + counts.rejected:
         raise AccountingError(
@@ -74,7 +75,7 @@ def check_as(platform: Platform, one: Registered, client: Client) -> Checked:
     bronze = platform.lake.bronze
     return check_bytes(
         lambda: bronze.open(one.delivery), bronze.facts_again(one, client), one.delivery, client,
-        lambda _stage, _seconds: None, platform.keyring,
+        lambda _stage, _seconds: None, platform.keyring, erased=names_of_erased(platform, one.delivery.client_id),
     )  # fmt: skip
 
 

@@ -16,10 +16,12 @@ from healthingest.lake.audit import over_limit
 from healthingest.lake.bronze import Registered
 from healthingest.lake.decisions import verdict_of
 from healthingest.lake.silver import APPLIED, HELD, Snapshot
+from healthingest.leavers import watch
 from healthingest.model import Delivery, Outcome, Verdict, Word
 from healthingest.platform import Platform
 from healthingest.privacy.roles import LONGEST_REASON, reason_given
 from healthingest.rejections import Wanted
+from healthingest.revert import follow
 
 Wish = Literal["release", "discard"]
 _DONE: Mapping[Wish, tuple[Word, ...]] = {"release": ("released", "accepted"), "discard": ("discarded",)}
@@ -50,6 +52,9 @@ def close_delivery(
                 verdict = now.lake.decisions.put(delivery.client_id, delivery.file_id, wanted)
     if verdict and verdict.decision not in _DONE[wish]:
         raise UsageError(f"{delivery.file_name} cannot be {_DONE[wish][0]}. {verdict.sentence}")
+    if verdict and verdict.decision == "accepted" and watch(platform, platform.clients.clients[delivery.client_id]):
+        with platform.lake.exclusion.shared(delivery.client_id):
+            follow(platform.current(delivery.client_id), delivery.client_id)  # who is missing from it leaves now
     return ingest(platform, delivery, run_id=f"{wish} by {by}")
 
 

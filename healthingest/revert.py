@@ -19,6 +19,7 @@ from healthingest.lake.delta import retry
 from healthingest.lake.reverts import is_odd, word
 from healthingest.lake.rewrite import CHANGED, GONE, NEW
 from healthingest.lake.silver import APPLIED, Snapshot
+from healthingest.leavers import leavers, watch
 from healthingest.model import Delivery
 from healthingest.platform import Platform
 from healthingest.privacy.roles import LONGEST_REASON, reason_given
@@ -131,7 +132,7 @@ def _commit(platform: Platform, client_id: str, noted: Mapping[str, int]) -> Fol
     # Others' sightings after silver's snapshot, as for an ingest.
     changes = _changes(platform, snapshot, toggled)
     version = None
-    if toggled:
+    if toggled or changes.height:
         with silver.change(snapshot) as change:
             put_rows(platform, snapshot.number + 1, rows_of(platform, client_id, changes), change)
             version = silver.commit(snapshot, {}, change, toggled)
@@ -194,7 +195,11 @@ def _changes(platform: Platform, snapshot: Snapshot, toggled: Mapping[str, int])
     deliveries = rows.select("file_id", "file_name").unique()
     flipped = deliveries.filter(snapshot.active(deliveries, bronze) != after(deliveries))
     members = rows.join(flipped, on="file_id", how="semi").select("token").unique()
-    return fallen(snapshot, rows, members, after)
+    if not watch(platform, platform.clients.clients[snapshot.client_id]):
+        return fallen(snapshot, rows, members, after)
+    # Whom full files name may be another matter for anybody.
+    gone = leavers(platform, snapshot, rows, after)
+    return fallen(snapshot, rows, rows.select("token").unique(), after, gone.tokens)
 
 
 def _counted(platform: Platform, delivery: Delivery, done: Followed) -> Reverted:

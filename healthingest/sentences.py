@@ -4,17 +4,30 @@ from collections.abc import Iterable
 
 import polars as pl
 
-from healthingest.lake.rewrite import GONE
+from healthingest.lake.rewrite import CHANGED, GONE, NEW
 from healthingest.model import Counts, Verdict
 from healthingest.quality import Judgement
 
 
-def of_applied(judged: Judgement, counts: Counts, extra_columns: int, left: pl.Series) -> str | None:
-    """Remarks on a delivery that silver took; `left`: what happened to members that only the replaced one named."""
+def of_applied(
+    judged: Judgement, counts: Counts, extra_columns: int, left: pl.Series, full_files: str | None = None
+) -> str | None:
+    """Remarks on a delivery that silver took; `left`: what happened to members that it does not name itself.
+
+    `full_files`: why it makes nobody leave that it does not name, empty if it does; None: it is no matter here.
+    """
     said = [*_breaches(judged)]
     if said:
         said.append("The accepted records are in silver.")
-    if left.len():
+    if full_files:
+        said.append(full_files)
+    if left.len() and full_files is not None:
+        told = {kind: int((left == kind).sum()) for kind in (GONE, CHANGED, NEW)}
+        said.append(
+            f"Of other members {told[GONE]} left, {told[NEW]} came back and {told[CHANGED]} fell back to what other "
+            "deliveries say, by what full files name."
+        )
+    elif left.len():
         gone = int((left == GONE).sum())
         said.append(
             f"Members whose row came from the earlier delivery of this name: {gone} were removed, "

@@ -64,7 +64,8 @@ class Slot:
 
     def active(self, deliveries: pl.DataFrame) -> pl.Series:
         """Which deliveries (file_id, file_name) are active once this one is applied."""
-        return self.snapshot.active(deliveries, self.platform.lake.bronze, applying=[self.delivery])
+        applying = [] if is_odd(self.reverts) else [self.delivery]
+        return self.snapshot.active(deliveries, self.platform.lake.bronze, applying=applying)
 
 
 def takes_back_too_much(platform: Platform, slot: Slot, members: pl.DataFrame) -> bool:
@@ -79,17 +80,22 @@ def takes_back_too_much(platform: Platform, slot: Slot, members: pl.DataFrame) -
     return before.select(token=compact("member_token")).join(members, on="token", how="anti").height > members.height
 
 
-def left_behind(platform: Platform, slot: Slot, current: pl.DataFrame) -> pl.DataFrame:
+def left_behind(
+    platform: Platform, slot: Slot, current: pl.DataFrame, absent: pl.DataFrame | None = None
+) -> pl.DataFrame:
     """Members of the superseded delivery that the new one does not decide, if their row changes: as `fallen`.
 
     They are those that it does not name, and those for whom its record is `stale`: of records that are ordered by a
     date of their own, the superseded delivery's may have been later than all others. `current` (token) is that part
-    of the new delivery that is not stale.
+    of the new delivery that is not stale. `absent` (token): members whom full files no longer name, if the client's
+    members can leave so; then all others are looked at too, since any delivery may bring some of them back.
     """
     rows = platform.lake.sightings.of_client(slot.delivery.client_id, slot.snapshot.generation)
     rows = rows.with_columns(token=compact("member_token"), hash=compact("content_hash"))
     alone = (
         rows.filter(pl.col("file_id") == slot.earlier).join(current, on="token", how="anti").select("token").unique()
     )
+    if absent is not None:
+        alone = rows.select("token").unique().join(current, on="token", how="anti")
     others = rows.filter(pl.col("file_id") != slot.delivery.file_id)
-    return fallen(slot.snapshot, others, alone, slot.active)
+    return fallen(slot.snapshot, others, alone, slot.active, absent)

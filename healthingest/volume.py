@@ -112,14 +112,21 @@ def gated(platform: Platform, delivery: Delivery, client: Client, members: Membe
 
 def as_noted(platform: Platform, delivery: Delivery, judged: Judgement) -> Judgement:
     """The judgement of a delivery together with what the gate said of it, if it ever did."""
-    noted: Mapping[str, Any] | None = read_word(_place(platform, delivery))
-    if noted is None:
-        return judged
-    return replace(judged, file=(*judged.file, *noted["said"]), holds=judged.holds or noted["holds"])
+    for kind in ("", ".absence"):
+        noted: Mapping[str, Any] | None = read_word(_place(platform, delivery, kind))
+        if noted is not None:
+            said = dict.fromkeys((*judged.file, *noted["said"]))
+            judged = replace(judged, file=tuple(said), holds=judged.holds or noted["holds"])
+    return judged
 
 
-def _place(platform: Platform, delivery: Delivery) -> Path:
-    return platform.places.output / "checkpoint" / "gates" / delivery.client_id / f"{delivery.file_id}.json"
+def note_breach(platform: Platform, delivery: Delivery, said: str) -> None:
+    """Note, once, what of a delivery that was taken somebody should accept."""
+    put_once(_place(platform, delivery, ".absence"), {"said": [said], "holds": False})
+
+
+def _place(platform: Platform, delivery: Delivery, kind: str = "") -> Path:
+    return platform.places.output / "checkpoint" / "gates" / delivery.client_id / f"{delivery.file_id}{kind}.json"
 
 
 def _rank(delivery: Delivery) -> tuple[str, str, str]:

@@ -30,7 +30,7 @@ from healthingest.places import Places
 #: Keys of a config that decide what a delivery becomes; the rest (alerts, freshness, ...) may change at any time.
 _PINNED = {
     "client_id", "contract", "source", "columns", "transform", "rules", "quality", "schema_evolution", "silver",
-    "policies",
+    "policies", "membership",
 }  # fmt: skip
 #: How a config names a secret that it must not hold.
 SECRET_REFERENCE = re.compile(r"env:[A-Za-z_][A-Za-z0-9_]*|file:.+")
@@ -50,6 +50,35 @@ class Volume(Strict):
     @classmethod
     def _no_truth_value(cls, value: object) -> object:
         return _a_share(value)
+
+
+class Absence(Strict):
+    """When members whom full files no longer name leave silver; a file over a cap makes nobody leave."""
+
+    #: Consecutive full files that lack a member before it leaves.
+    after: int = Field(default=1, ge=1, strict=True)
+    #: At most so many members of the full file before may be missing, or such a share of them.
+    max_members: int | None = Field(default=None, ge=0, strict=True)
+    max_share: float | None = Field(default=None, ge=0, le=1)
+
+    @field_validator("max_share", mode="before")
+    @classmethod
+    def _no_truth_value(cls, value: object) -> object:
+        return _a_share(value)
+
+
+class Membership(Strict):
+    """What the client's files say of who is a member."""
+
+    #: `full`: each names all members; `changes`: those that have come or changed.
+    file: Literal["full", "changes"] = "changes"
+    absence: Absence | None = None
+
+    @model_validator(mode="after")
+    def _absence_needs_full_files(self) -> "Membership":
+        if self.absence and self.file != "full":
+            raise ValueError("absence means nothing for files of changes; write file: full, or leave absence out")
+        return self
 
 
 class Quality(Strict):
@@ -149,6 +178,7 @@ class ClientConfig(Strict):
     transform: list[Transform] = Field(default_factory=list)
     rules: list[Rule] = Field(default_factory=list)
     quality: Quality = Field(default_factory=Quality)
+    membership: Membership | None = None
     freshness: Freshness = Field(default_factory=Freshness)
     schema_evolution: Literal["review", "add_columns", "freeze"] = "review"
     silver: Layout = Field(default_factory=Layout)
@@ -205,6 +235,17 @@ class ClientConfig(Strict):
         return self
 
 
+def _drop_later_keys(pin: dict[str, Any]) -> None:
+    """Leave out what came to configs later and is not said: a config that has not changed keeps its digest."""
+    if pin["quality"].get("volume") is None:
+        pin["quality"].pop("volume", None)
+    if pin.get("membership") is None:
+        pin.pop("membership", None)
+    for rule in pin["rules"]:
+        if rule.get("subscriber") is None:
+            rule.pop("subscriber", None)
+
+
 #: Tells one content of a path from the next: inode, size, and change time, which nobody can set.
 FileStamp = tuple[int, int, int]
 
@@ -236,6 +277,7 @@ class Client:
         pin = self.config.model_dump(mode="json", by_alias=True, include=_PINNED)
         # Where rows go makes no other rows of them: the same digest for all, which is the one that it always was.
         pin["silver"] = Layout().model_dump(mode="json", exclude={"table"})
+        _drop_later_keys(pin)
         hooks = {name: hook.digest for name, hook in self.hooks.items()}
         return pin | {"hooks": hooks, "contract_digest": self.contract.digest}
 

@@ -208,7 +208,7 @@ class Contract(Strict):
 
     def _evaluates(self, rule: Rule) -> str | None:
         """Try a rule on a frame of one empty record: what throws must do so now, never on a delivery."""
-        if rule.unique or rule.is_:
+        if rule.of_the_file or rule.is_:
             return None
         text = {c.name: pl.String() for c in self.columns} | {c.name + STANDARD: pl.String() for c in self.columns}
         frame = pl.DataFrame({DELIVERY_DATE: [None]}, schema={DELIVERY_DATE: pl.Date()}).with_columns(

@@ -133,6 +133,14 @@ class Unique(Strict):
     with_: list[StrictStr] = Field(default_factory=list, alias="with")
 
 
+class Subscriber(Strict):
+    """The column names the dependent's subscriber, who must be among the accepted records of the same file."""
+
+    #: Column whose `self_values` say that a record is the subscriber itself; else it is one that names itself.
+    relationship: StrictStr | None = None
+    self_values: list[StrictStr] = Field(default_factory=lambda: ["18", "self", "Self", "SELF"], min_length=1)
+
+
 class When(Strict):
     """A condition on a column; the rule asks nothing of records that do not meet it."""
 
@@ -173,6 +181,12 @@ def _flag_or_model(value: object) -> object:
     return {} if value is True else value
 
 
+def _flag_or_relationship(value: object) -> object:
+    if value is not True and not isinstance(value, (dict, Subscriber, type(None))):
+        raise ValueError("write true, or {relationship: column, self_values: [...]}")
+    return {} if value is True else value
+
+
 class Rule(Strict):
     """One named check of one column; exactly one of the kind keys is given."""
 
@@ -189,6 +203,7 @@ class Rule(Strict):
     compare: Compare | None = None
     is_: Domain | None = Field(default=None, alias="is")
     unique: Annotated[Unique | None, BeforeValidator(_flag_or_model)] = None
+    subscriber: Annotated[Subscriber | None, BeforeValidator(_flag_or_relationship)] = None
     when: When | None = None
     severity: Severity = "error"
     description: StrictStr | None = None
@@ -198,8 +213,8 @@ class Rule(Strict):
         if sum(getattr(self, name) is not None for name in _KINDS) != 1:
             keys = ", ".join(name.rstrip("_") for name in _KINDS)
             raise ValueError(f"a rule has exactly one of: {keys}")
-        if self.unique and self.when:
-            raise ValueError("unique cannot be conditional; leave when out")
+        if (self.unique or self.subscriber) and self.when:
+            raise ValueError("unique and subscriber cannot be conditional; leave when out")
         if self.length and any(b is not None and (b < 0 or b % 1) for b in (self.length.min, self.length.max)):
             raise ValueError("a length is a whole number from 0")
         others = [*([self.compare.to] if self.compare else []), *(self.unique.with_ if self.unique else [])]
@@ -220,10 +235,16 @@ class Rule(Strict):
     def columns(self) -> list[str]:
         """All contract columns that the rule looks at."""
         others = [*([self.compare.to] if self.compare else []), *([self.when.column] if self.when else [])]
+        others += [self.subscriber.relationship] if self.subscriber and self.subscriber.relationship else []
         return [self.column, *others, *(self.unique.with_ if self.unique else [])]
 
+    @property
+    def of_the_file(self) -> bool:
+        """Whether it takes the whole file to tell which records break it."""
+        return self.unique is not None or self.subscriber is not None
+
     def passes(self, standard_of: StandardOf, *, both_dates: bool = False) -> pl.Expr:
-        """True where a record passes; null (no value) is for Pandera to let through. Not for `is` and `unique`.
+        """True where a record passes; null (no value) is for Pandera to let through. Not for `is`, nor of the file.
 
         `both_dates`: the two columns of a comparison are dates.
         """
@@ -258,6 +279,7 @@ class Rule(Strict):
 _KINDS = {
     "not_blank": "missing", "pattern": "pattern", "length": "length", "max_length": "length", "in_": "in",
     "not_in": "not_in", "number": "number", "between": "range", "compare": "compare", "is_": "is", "unique": "unique",
+    "subscriber": "subscriber",
 }  # fmt: skip
 
 
@@ -323,6 +345,7 @@ def _asked_in_words(rule: Rule) -> str:
         "between": lambda dates: f"must be a date {_span(dates.min, dates.max)} (creation_date is the file's date)",
         "compare": lambda to: f"must be {to.is_} {to.to}",
         "is_": lambda domain: f"must be a valid {DOMAIN_WORDS[domain]}",
+        "subscriber": lambda _: "must name a subscriber whose own record is in the same file and is accepted",
         "unique": lambda with_: " with ".join(["must occur once in the file", *with_.with_]),
     }
     return next(say(getattr(rule, name)) for name, say in words.items() if getattr(rule, name) is not None)

@@ -17,6 +17,7 @@ import polars as pl
 from healthingest.contracts.clients import Client
 from healthingest.model import Counts, Filled, Profile
 from healthingest.records.damage import RECORD_NO, REJECTED_SCHEMA
+from healthingest.records.families import find_orphans
 from healthingest.records.parts import Aside, Parts
 from healthingest.records.read import Batch, RecordReader
 from healthingest.records.reasons import Reason, count_pairs, count_reasons
@@ -29,6 +30,8 @@ T = TypeVar("T")
 Clock = Callable[[str, float], None]
 #: Makes something of a batch's accepted records while they are at hand, row by row: columns more, rows the same.
 Finish = Callable[[pl.DataFrame], pl.DataFrame]
+#: Of each member id (String, standard form) whether that member was erased.
+Erased = Callable[[pl.Series], pl.Series]
 #: Batches that are checked side by side.
 _WORKERS = min(4, os.cpu_count() or 1)
 
@@ -62,16 +65,19 @@ class Checked:
 
 def check_records(
     open_reader: Callable[[], RecordReader], client: Client, delivery_date: date, clock: Clock,
-    finish: Finish = lambda accepted: accepted, aside: Aside | None = None,
+    finish: Finish = lambda accepted: accepted, aside: Aside | None = None, erased: Erased | None = None,
 ) -> Checked:  # fmt: skip
     """Run a whole file through reading, transforming, standardising and validating, and what `finish` does.
 
     `open_reader` starts at the file's beginning each time it is called; `clock` is told the seconds of each stage;
     accepted records wait in `aside`, or in memory. Raises what the reader and the validator raise; then nothing counts.
     """
-    duplicates: Mapping[str, pl.Series] = {}
+    duplicates: dict[str, pl.Series] = {}
     if any(rule.unique for rule in client.rules):
         duplicates = _timed(clock, "read", lambda: find_duplicates(open_reader(), client))
+    if any(rule.subscriber for rule in client.rules):
+        once = checked_batches(open_reader(), client, delivery_date, lambda _stage, _seconds: None, dict(duplicates))
+        duplicates |= _timed(clock, "validate", lambda: find_orphans((b.accepted for b in once), client, erased))
     reader = open_reader()
     columns = {RECORD_NO: pl.Int64} | dict.fromkeys(client.contract.column, pl.String)
     empty, batches = finish(pl.DataFrame(schema=columns)), []
@@ -101,8 +107,8 @@ def checked_batches(
 ) -> Iterator[CheckedBatch]:
     """Yield a file's records, checked, in order; what they came to counts only once the last one was given.
 
-    `duplicates`: what `find_duplicates` says of the same file, for clients with a `unique` rule. The seconds that
-    `clock` is told are those of the batches, of which some are worked on at the same time.
+    `duplicates`: what `find_duplicates` and `find_orphans` say of the same file, for clients with such rules. The
+    seconds that `clock` is told are those of the batches, of which some are worked on at the same time.
     """
 
     def work(batch: Batch) -> tuple[CheckedBatch, dict[str, float]]:

@@ -88,7 +88,7 @@ class Validator:
     def of(cls, client: Client, duplicates: Mapping[str, pl.Series] | None = None) -> "Validator":
         """Build the schemas of a client's contract, rules and date source.
 
-        `duplicates`: id of each `unique` rule -> numbers of the records that break it (see `uniqueness`).
+        `duplicates`: id of each rule of the file -> numbers of the records that break it (`uniqueness`, `families`).
         """
         checks = {
             c.reason.rule: c for column in client.contract.columns for c in _checks(column, client, duplicates or {})
@@ -229,7 +229,7 @@ def _checks(column: Column, client: Client, duplicates: Mapping[str, pl.Series])
 
 def _passes(rule: Rule, client: Client, duplicates: Mapping[str, pl.Series]) -> pl.Expr:
     contract = client.contract
-    if rule.unique:
+    if rule.of_the_file:
         return ~pl.col(RECORD_NO).is_in(duplicates.get(rule.id, pl.Series([], dtype=pl.Int64)).implode())
     if rule.is_:
         kind = rule.is_
