@@ -15,6 +15,7 @@ from typer.exceptions import Abort, TyperException
 
 from healthingest.alerts_cli import alerts_app
 from healthingest.command import Json, command_of
+from healthingest.desk_cli import ageing_command, discard_records, feedback_command, reopen_records
 from healthingest.erase_cli import erase_app
 from healthingest.errors import UsageError
 from healthingest.explain_cli import explain_command
@@ -47,7 +48,12 @@ app.add_typer(marts_app, name="marts")
 schema_app.add_typer(migrate_app, name="migrate")
 app.add_typer(schema_app, name="schema")
 command = command_of(app)
-command_of(quarantine_app)("replay")(replay_command)
+of_quarantine = command_of(quarantine_app)
+of_quarantine("replay")(replay_command)
+of_quarantine("discard")(discard_records)
+of_quarantine("reopen")(reopen_records)
+of_quarantine("ageing")(ageing_command)
+of_quarantine("feedback")(feedback_command)
 command("ingest")(ingest_command)
 command("explain")(explain_command)
 command("export")(export_command)

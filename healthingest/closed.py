@@ -26,6 +26,16 @@ def settle_records(platform: Platform, delivery: Delivery) -> None:
             lake.quarantine.turn(client_id, one.file_id, {"open": "released", "reverted": "released"})
         else:
             lake.quarantine.turn(client_id, one.file_id, {"reverted": "open", "released": "open"})
+            _follow_discards(lake, one)
+
+
+def _follow_discards(lake: Lake, delivery: Delivery) -> None:
+    """What somebody gave up is discarded, and what somebody took up again is open."""
+    said = lake.discards.of(delivery.client_id, delivery.origin)
+    if gone := [number for number, word in said.items() if not word.open]:
+        lake.quarantine.turn(delivery.client_id, delivery.file_id, {"open": "discarded"}, gone)
+    if back := [number for number, word in said.items() if word.open]:
+        lake.quarantine.turn(delivery.client_id, delivery.file_id, {"discarded": "open"}, back)
 
 
 def _gone(lake: Lake, delivery: Delivery) -> bool:

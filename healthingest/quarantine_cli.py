@@ -59,7 +59,7 @@ def list_command(
     """
     from healthingest.rejections import per_delivery, rejected
 
-    found = per_delivery(rejected(_open(), _wanted(files, client, day, rule, state))).to_dicts()
+    found = per_delivery(rejected(open_platform(), wanted(files, client, day, rule, state))).to_dicts()
     if as_json:
         print_json({"deliveries": found})
         return 0
@@ -97,8 +97,8 @@ def show_command(
 
     from healthingest.rejections import problems, rejected
 
-    platform = _open()
-    rows = rejected(platform, _wanted(files, None, None, rule, state))
+    platform = open_platform()
+    rows = rejected(platform, wanted(files, None, None, rule, state))
     rows = rows.filter(pl.col("record_no").is_in(record)) if record else rows
     shown = problems(platform, rows.head(limit), _reader(platform, role, purpose) if values else None)
     if as_json:
@@ -147,8 +147,8 @@ def export_command(
     from healthingest.repair import for_repair
 
     check_target(Places.from_env(), out)
-    platform = _open()
-    rows = rejected(platform, _wanted(files, client, day, rule, State.open if repair else state))
+    platform = open_platform()
+    rows = rejected(platform, wanted(files, client, day, rule, State.open if repair else state))
     if repair:
         feedback = for_repair(platform, rows, _reader(platform, role, purpose))
     else:
@@ -184,7 +184,7 @@ def release_command(
     from healthingest.ingest_cli import telling
     from healthingest.reread import foretell, read_again, stale
 
-    platform = _open()
+    platform = open_platform()
     found = stale(platform, client, [Path(name).name for name in files or ()])
     foretold = list(foretell(platform, found))
     if not as_json:
@@ -233,7 +233,8 @@ def _plain_foretold(one: "Foretold") -> dict[str, object]:
     }  # fmt: skip
 
 
-def _open() -> "Platform":
+def open_platform() -> "Platform":
+    """The installation that the environment names."""
     from healthingest.platform import Platform
 
     return Platform.open()
@@ -245,9 +246,10 @@ def _reader(platform: "Platform", role: str | None, purpose: str | None) -> "Rea
     return Reader.of(platform, role, purpose)
 
 
-def _wanted(
+def wanted(
     files: list[str] | None, client: str | None, day: datetime | None, rule: str | None, state: State | None
 ) -> "Wanted":
+    """What the options of the commands ask for."""
     from healthingest.rejections import Wanted
 
     names = [Path(name).name for name in files or ()]

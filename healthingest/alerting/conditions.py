@@ -30,6 +30,7 @@ CONDITIONS: Mapping[str, Condition] = {
     "file_rules": Condition("warning", "Unusual number of records", "current_quality"),
     "changed_file": Condition("info", "A landed file was replaced", "files_as_agreed"),
     "contract_drift": Condition("warning", "Files differ from the contract: approve or reject", "files_as_agreed"),
+    "records_waiting": Condition("warning", "Rejected records wait too long", "open_records"),
     "data_delay": Condition("error", "Data is late", "delivery_expected"),
     # of a client's runs, or of a job's
     "pipeline_failure": Condition("error", "Run failed", "pipeline"),

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import polars as pl
 
+from healthingest.ageing import ageing
 from healthingest.alerting.conditions import Observation
 from healthingest.alerting.scene import Found, Scene
 from healthingest.alerting.store import Seen
@@ -101,6 +102,24 @@ def of_proposals(scene: Scene) -> Found:
         seen = scene.state("contract_drift", text, firing=bool(proposals), client_id=client_id, details=details)
         found.append(seen)
     return [*found, *scene.over("contract_drift", found, "No change waits for approval.")], Seen()
+
+
+def of_waiting(scene: Scene) -> Found:
+    """Clients whose rejected records wait longer than their config allows."""
+    limits = {
+        client_id: limit for client_id in scene.clients.active
+        if (limit := scene.clients.clients[client_id].config.quality.max_open_age) is not None
+    }  # fmt: skip
+    waiting, found = ageing(scene.places.output, scene.now) if limits else {}, []
+    for client_id, limit in limits.items():
+        mine = waiting.get(client_id)
+        text = "No rejected record waits for anybody."
+        if mine:
+            text = f"{mine.records:,} rejected record(s) wait, the oldest for {in_hours(mine.oldest)}."
+        late = mine is not None and mine.oldest > limit
+        more = f" At most {in_hours(limit)} is agreed; see healthingest quarantine ageing." if late else ""
+        found.append(scene.state("records_waiting", text + more, firing=late, client_id=client_id))
+    return [*found, *scene.over("records_waiting", found, "No limit is agreed any more.")], Seen()
 
 
 def of_schema(scene: Scene) -> Found:

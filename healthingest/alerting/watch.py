@@ -42,6 +42,7 @@ SOURCES: Mapping[str, Source] = {
     "places": states.of_places,
     "proposals": states.of_proposals,
     "schema": states.of_schema,
+    "waiting": states.of_waiting,
 }
 #: Services take about one message a second.
 _BETWEEN_SECONDS = 1.1

@@ -93,6 +93,8 @@ class Quality(Strict):
     max_records: int | None = Field(default=None, ge=1, strict=True)
     #: Largest change of the number of records against the client's delivery before, as a share of that one's.
     max_volume_change: float | None = Field(default=None, gt=0)
+    #: How long a rejected record may wait for somebody; None: for ever.
+    max_open_age: Duration | None = None
     #: Limits on members, against the delivery before; these can hold.
     volume: Volume | None = None
     on_breach: Literal["alert", "hold"] = "alert"
@@ -237,6 +239,7 @@ class ClientConfig(Strict):
 
 def _drop_later_keys(pin: dict[str, Any]) -> None:
     """Leave out what came to configs later and is not said: a config that has not changed keeps its digest."""
+    pin["quality"].pop("max_open_age", None)  # decides nothing about a delivery
     if pin["quality"].get("volume") is None:
         pin["quality"].pop("volume", None)
     if pin.get("membership") is None:

@@ -12,6 +12,7 @@ from healthingest.lake.audit import Audit
 from healthingest.lake.bronze import Bronze
 from healthingest.lake.decisions import Decisions
 from healthingest.lake.destinations import Destinations
+from healthingest.lake.discards import Discards
 from healthingest.lake.events import Events
 from healthingest.lake.exclusion import Exclusion
 from healthingest.lake.ledger import Ledger
@@ -41,6 +42,7 @@ class Lake:
     holds: Ledger
     decisions: Decisions
     reverts: Reverts
+    discards: Discards
     exclusion: Exclusion
     keyring: Keyring
     #: Where rows of large deliveries wait while they are worked on (`privacy.spool`).
@@ -109,6 +111,7 @@ class Lake:
             holds=Ledger(root / "checkpoint" / "holds", keyring),
             decisions=Decisions(root / "checkpoint" / "decisions"),
             reverts=Reverts(root / "checkpoint" / "reverts"),
+            discards=Discards(root / "checkpoint" / "discards"),
             exclusion=Exclusion(root / "checkpoint" / "locks"),
             keyring=keyring,
             spool=root / "checkpoint" / "spool",

@@ -1,6 +1,6 @@
 """The quarantine table: every rejected record, its reasons in clear, the record itself sealed."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -75,9 +75,12 @@ class Quarantine(Table):
         parts = {_app_id(delivery): _rows(delivery, rejected, keyring, run_id) for delivery, rejected in batch}
         return {app_id.removeprefix(_APP) for app_id in self.append_once(parts)}
 
-    def turn(self, client_id: str, file_id: str, states: Mapping[str, str]) -> None:
-        """Set the records of a delivery that are in one of some states (state now -> state from now on)."""
+    def turn(
+        self, client_id: str, file_id: str, states: Mapping[str, str], records: Sequence[int] | None = None
+    ) -> None:
+        """Set the records of a delivery, or some, that are in one of some states (state now -> from now on)."""
         mine = (pl.col("client_id") == client_id) & (pl.col("file_id") == file_id)
+        mine &= pl.col("record_no").is_in(list(records)) if records is not None else pl.lit(value=True)
         rows = self.frame(None, mine & pl.col("state").is_in(list(states)))
         self.update_client(client_id, ["file_id", "record_no"], rows.with_columns(pl.col("state").replace(states)))
 

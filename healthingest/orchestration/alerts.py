@@ -38,11 +38,12 @@ _REDRAWN_SECONDS = 300.0
 #: Each client's checks take 50 ms of Dagster's database; a tick must end in time.
 _CLIENTS_PER_TICK = 40
 #: Checks of every client's feed, and of the installation, in the order of their conditions.
-_OF_CLIENT = ("current_quality", "files_as_agreed", "pipeline")
+_OF_CLIENT = ("current_quality", "files_as_agreed", "open_records", "pipeline")
 _OF_INSTALLATION = ("configs", "landing_zone", "ticking", "schema_in_sync", "machine", "alerting", "pipeline")
 _SAYS = {
     "current_quality": "The client's latest delivery was taken, within its limits.",
     "files_as_agreed": "The client's latest file came once, and no change of its files waits for approval.",
+    "open_records": "No rejected record waits longer than the client's quality.max_open_age.",
     "pipeline": "No run failed, crashed or hangs, and nothing registered was left undecided.",
     "configs": "Every config can be used.",
     "landing_zone": "Every landed file leads to a client.",

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+from healthingest.ageing import CLASSES, Waiting, ageing
 from healthingest.alerting.book import Alert
 from healthingest.contracts.clients import ClientSet
 from healthingest.places import Places
@@ -21,7 +22,7 @@ _ORDER = ["bad", "late", "never", "fine"]
 
 def overview_page(
     clients: Sequence[ClientHealth], problems: Sequence[str], alerts: Sequence[Alert], now: datetime,
-    links: Mapping[str, str],
+    links: Mapping[str, str], waiting: Sequence[Waiting] = (),
 ) -> str:  # fmt: skip
     """The page; `problems`: what is wrong with configs; `links`: client -> its own page, relative to this one."""
     open_now = sorted((a for a in alerts if a.state != "resolved"), key=lambda a: a.since)
@@ -33,6 +34,8 @@ def overview_page(
         counts={state: sum(c.state == state for c in clients) for state in _ORDER},
         problems=[said for said in problems if said not in {a.summary for a in open_now}],
         open=[_alert(a, now) for a in open_now],
+        waiting=[_waiting(one, max(w.records for w in waiting)) for one in waiting],
+        classes=[name for _, name in CLASSES],
         over=[_alert(a, now) for a in over if a.resolved_at and now - a.resolved_at < timedelta(days=7)],
     )
 
@@ -60,6 +63,14 @@ def _row(client: ClientHealth, alerts: int, now: datetime, links: Mapping[str, s
     }
 
 
+def _waiting(one: Waiting, most: int) -> dict[str, object]:
+    shares = [round(100 * count / most, 1) for count in one.classes]
+    return {
+        "client_id": one.client_id, "records": one.records, "oldest": age(one.oldest),
+        "classes": list(zip(one.classes, shares, strict=True)),
+    }  # fmt: skip
+
+
 def _alert(alert: Alert, now: datetime) -> dict[str, object]:
     ended = alert.resolved_at
     return vars(alert) | {"age": age(now - alert.since), "ended": age(now - ended) if ended else None}
@@ -84,6 +95,7 @@ def write_overview(places: Places, clients: ClientSet, alerts: Sequence[Alert]) 
     now = datetime.now(UTC)
     links = {c: f"{c}/index.html" for c in clients.active if (places.output / "reports" / c / "index.html").exists()}
     problems = [str(problem) for problem in clients.problems]
+    waiting = sorted(ageing(places.output, now).values(), key=lambda one: one.oldest, reverse=True)
     target = overview_path(places)
-    write_page(target, overview_page(health_of(places, clients, now), problems, alerts, now, links))
+    write_page(target, overview_page(health_of(places, clients, now), problems, alerts, now, links, waiting))
     return target
