@@ -34,3 +34,24 @@ def test_a_held_delivery_is_closed_by_its_job_and_its_partitions_check_turns_gre
         passed, said = checked()
         assert (passed, "by jane" in said) == (True, True)
     assert (home.lake.audit.row(held.delivery.file_id) or {})["status"] == status
+
+
+def test_a_delivery_is_taken_back_and_given_again_by_its_job(home: Platform) -> None:
+    deliver(home, "acme_20250105.csv", csv_of(line("M1", city="Salem")))
+    taken = deliver(home, "acme_20250106.csv", csv_of(line("M1"), line("M2"), line("X", zip="1"))).delivery
+    job = build_defs(home.places).resolve_job_def("revert_delivery")
+    with dg.DagsterInstance.ephemeral() as instance:
+
+        def asked(*, undo: bool) -> dict[str, object]:
+            config = {"file_id": taken.file_id, "reason": "acme says so", "by": "jane", "undo": undo}
+            done = job.execute_in_process({"ops": {"take_back": {"config": config}}}, instance=instance)
+            (output,) = [e for e in done.all_events if e.event_type_value == "STEP_OUTPUT"]
+            return {name: value.value for name, value in output.event_specific_data.metadata.items()}
+
+        said = asked(undo=False)
+        assert (said["members removed"], said["members changed"]) == (1, 1)
+        assert home.lake.silver.frame(["member_token"]).height == 1
+        row = home.lake.audit.row(taken.file_id) or {}
+        assert (row["status"], row["decided_by"]) == ("reverted", "jane")
+        assert asked(undo=True)["members added"] == 1
+        assert (home.lake.audit.row(taken.file_id) or {})["status"] == "succeeded"
