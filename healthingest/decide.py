@@ -195,7 +195,7 @@ def _plan(platform: Platform, snapshot: Snapshot, batch: Sequence[Candidate]) ->
         )
     client, toggled = batch[0].client, {c.delivery.file_id: slot.reverts for c, slot in applied if slot.reverts}
     rows = ((client, part) for part in _changed(won, known))
-    fall_back = rows_of(platform, client.client_id, left) if left.height else ()
+    fall_back = rows_of(platform, client, left) if left.height else ()
     return _Plan(itertools.chain(rows, fall_back), decisions, toggled)
 
 

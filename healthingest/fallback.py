@@ -42,18 +42,20 @@ def fallen(
     return pl.concat([gone, set_anew.with_columns(_change=change).drop("__hash")], how="vertical")
 
 
-def rows_of(platform: Platform, client_id: str, changed: pl.DataFrame) -> Iterator[tuple[Client, pl.DataFrame]]:
+def rows_of(platform: Platform, client: Client, changed: pl.DataFrame) -> Iterator[tuple[Client, pl.DataFrame]]:
     """The rows of what `fallen` gave, as `Members` has them, with `_change`: by delivery, each with its own contract.
+
+    Of who goes only the token, with `client`.
 
     Raises:
         PermanentError: bronze lacks a delivery, or no longer gives what was sighted of it.
     """
     gone = pl.col("_change") == GONE
     for part in changed.filter(~gone).partition_by("file_id"):
-        yield _rows_of(platform, client_id, part)
+        yield _rows_of(platform, client.client_id, part)
     left = changed.filter(gone)
     if left.height:
-        yield platform.clients.clients[client_id], left.select("member_token", "_change")
+        yield client, left.select("member_token", "_change")
 
 
 def _rows_of(platform: Platform, client_id: str, wanted: pl.DataFrame) -> tuple[Client, pl.DataFrame]:

@@ -16,7 +16,7 @@ from healthingest.places import Places
 
 #: Below the output folder: what a group may reach.
 _SHARED = (
-    "silver", "vault", "quarantine", "reports", "proposals",
+    "silver", "vault", "gold", "quarantine", "reports", "proposals",
     *(
         f"checkpoint/{name}"
         for name in (

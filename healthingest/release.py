@@ -52,7 +52,7 @@ def close_delivery(
                 verdict = now.lake.decisions.put(delivery.client_id, delivery.file_id, wanted)
     if verdict and verdict.decision not in _DONE[wish]:
         raise UsageError(f"{delivery.file_name} cannot be {_DONE[wish][0]}. {verdict.sentence}")
-    if verdict and verdict.decision == "accepted" and watch(platform, platform.clients.clients[delivery.client_id]):
+    if verdict and verdict.decision == "accepted" and watch(platform, platform.pinned_client(delivery)):
         with platform.lake.exclusion.shared(delivery.client_id):
             follow(platform.current(delivery.client_id), delivery.client_id)  # who is missing from it leaves now
     return ingest(platform, delivery, run_id=f"{wish} by {by}")

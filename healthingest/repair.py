@@ -15,7 +15,7 @@ import polars as pl
 
 from healthingest.contracts.clients import Client
 from healthingest.errors import ConfigError, PermanentError, UsageError
-from healthingest.ingest import ingest, ingest_many
+from healthingest.ingest import ingest
 from healthingest.lake.bronze import Registered
 from healthingest.lake.silver import Snapshot
 from healthingest.landing.preflight import Facts, Preflight
@@ -33,6 +33,8 @@ from healthingest.records.splice import spliced, written
 from healthingest.records.streams import Pieces
 from healthingest.rejections import note_reading, opened, problems
 
+#: Seconds to wait for others at work on the client.
+_WAIT = 600.0
 FILE_ID, RECORD, PROBLEMS, RECEIVED = "_file_id", "_record_no", "_problems", "_received"
 _OWN = (FILE_ID, "_file", RECORD, "_line", PROBLEMS, RECEIVED)
 
@@ -146,7 +148,7 @@ def replay(platform: Platform, foretold: Sequence[Foretold], *, by: str, run_id:
 def _register(platform: Platform, repair: "_Repair", released: Sequence[int], by: str) -> Delivery:
     latest, lake = repair.latest, platform.lake
     client_id = latest.delivery.client_id
-    with lake.exclusion.shared(client_id):
+    with lake.exclusion.alone(client_id, wait=_WAIT):  # or two repairs at once would each lack the other
         client = platform.present_client(client_id)
         platform.publish(client)
         said = {"by": by, "of": latest.delivery.file_id, "records": sorted(released)}
@@ -200,7 +202,8 @@ def _foretell(platform: Platform, latest: Registered, rows: pl.DataFrame) -> For
     if why := _replaced(platform, latest):
         return Foretold(delivery, [], [], numbers, why)
     if platform.lake.audit.row(delivery.file_id) is None:  # whoever took it in died before its end
-        ingest_many(platform, [delivery], run_id="replay")
+        why = "Its last repair has come to no end yet; run healthingest ingest --all, then this again."
+        return Foretold(delivery, [], [], numbers, why)
     mine = (pl.col("client_id") == delivery.client_id) & (pl.col("file_id") == delivery.file_id)
     standing = platform.lake.quarantine.frame(["record_no", "line_no", "state"], mine)
     open_now = {n: at for n, at, state in standing.iter_rows() if state == "open"}

@@ -5,13 +5,14 @@ delivery can be taken back, not just the last, and in any order: the same silver
 in between is finished by the same command, the client's next ingest, or the next maintenance.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 
 import polars as pl
 
 from healthingest.closed import settle_records
+from healthingest.contracts.clients import Client
 from healthingest.decide import put_rows
 from healthingest.errors import KeyringError, UsageError
 from healthingest.fallback import fallen, rows_of
@@ -49,12 +50,12 @@ def plan_revert(platform: Platform, delivery: Delivery, *, undo: bool = False) -
     Raises:
         UsageError: the delivery never reached silver, or is in that state already.
     """
-    snapshot = _snapshot(platform, delivery)
+    snapshot, client = _snapshot(platform, delivery), _client(platform, delivery.client_id, [delivery.file_id])
     if _noted(platform, snapshot, delivery, undo=undo):
         toggled = _outstanding(snapshot, platform.lake.reverts.numbers(delivery.client_id))
     else:
         toggled = _toggled(platform, snapshot, delivery, undo=undo)
-    return _counted(platform, delivery, Followed(toggled, _changes(platform, snapshot, toggled), None))
+    return _counted(platform, delivery, Followed(toggled, _changes(platform, snapshot, client, toggled), None))
 
 
 def revert(
@@ -76,7 +77,7 @@ def revert(
         kind = "revert_undone" if undo else "reverted"
         lake.events.append(client_id, kind, "", {"who": by, "file_id": delivery.file_id, "reason": reason})
         after = max(lake.bronze.slot(client_id, delivery.file_name), default=0)
-        for file_id, number in toggled.items():
+        for file_id, number in reversed(toggled.items()):  # the delivery itself last: it says that all are noted
             lake.reverts.put(client_id, file_id, word(number, by, reason, after))
         return _counted(now, delivery, follow(now, client_id))
 
@@ -123,20 +124,34 @@ def tell_reverts(platform: Platform, delivery: Delivery) -> None:
 
 
 def _commit(platform: Platform, client_id: str, noted: Mapping[str, int]) -> Followed:
-    client = platform.clients.clients[client_id]
+    client = _client(platform, client_id, noted)
     silver = platform.lake.silver_for(client_id)
     snapshot = silver.for_client(client_id, client.contract)
     if snapshot.generation not in {None, platform.keyring.generation("member_token", client_id)}:
         raise KeyringError(f"The keys of {client_id} were rotated meanwhile; run this again.")
     toggled = _outstanding(snapshot, noted)
     # Others' sightings after silver's snapshot, as for an ingest.
-    changes = _changes(platform, snapshot, toggled)
+    changes = _changes(platform, snapshot, client, toggled)
     version = None
     if toggled or changes.height:
         with silver.change(snapshot) as change:
-            put_rows(platform, snapshot.number + 1, rows_of(platform, client_id, changes), change)
+            put_rows(platform, snapshot.number + 1, rows_of(platform, client, changes), change)
             version = silver.commit(snapshot, {}, change, toggled)
     return Followed(toggled, changes, version)
+
+
+def _client(platform: Platform, client_id: str, noted: Iterable[str]) -> Client:
+    """The client as it is now; where its YAML is gone, as one of the deliveries is pinned to it.
+
+    Raises:
+        UsageError: neither can be used.
+    """
+    if client_id in platform.clients.clients:
+        return platform.clients.clients[client_id]
+    for file_id in noted:
+        if found := platform.lake.bronze.find(client_id, file_id):
+            return platform.pinned_client(found.delivery)
+    raise UsageError(f"There is no config of {client_id} that can be used; put its YAML back.")
 
 
 def _snapshot(platform: Platform, delivery: Delivery) -> Snapshot:
@@ -186,7 +201,7 @@ def _outstanding(snapshot: Snapshot, noted: Mapping[str, int]) -> dict[str, int]
     return {f: n for f, n in noted.items() if snapshot.state(f) == APPLIED and snapshot.reverts(f) < n}
 
 
-def _changes(platform: Platform, snapshot: Snapshot, toggled: Mapping[str, int]) -> pl.DataFrame:
+def _changes(platform: Platform, snapshot: Snapshot, client: Client, toggled: Mapping[str, int]) -> pl.DataFrame:
     """As `fallen`: what changes where other deliveries count than before."""
     bronze = platform.lake.bronze
     rows = platform.lake.sightings.of_client(snapshot.client_id, snapshot.generation)
@@ -195,7 +210,7 @@ def _changes(platform: Platform, snapshot: Snapshot, toggled: Mapping[str, int])
     deliveries = rows.select("file_id", "file_name").unique()
     flipped = deliveries.filter(snapshot.active(deliveries, bronze) != after(deliveries))
     members = rows.join(flipped, on="file_id", how="semi").select("token").unique()
-    if not watch(platform, platform.clients.clients[snapshot.client_id]):
+    if not watch(platform, client):
         return fallen(snapshot, rows, members, after)
     # Whom full files name may be another matter for anybody.
     gone = leavers(platform, snapshot, rows, after)

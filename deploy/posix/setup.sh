@@ -2,8 +2,8 @@
 # Gives the three principals of healthingest what each needs on one machine, by POSIX ACLs (Debian package acl).
 #
 #   ingestion  owns everything and holds the installation's keyring
-#   steward    reads quarantine, audit, alerts, reports, silver and the vault; changes client configs
-#   analyst    reads silver and the vault
+#   steward    reads quarantine, audit, alerts, reports, silver, gold and the vault; changes client configs
+#   analyst    reads silver, gold and the vault
 #
 # Whoever reads the vault sees the columns that the own keyring opens (healthingest keys role), and nothing else.
 # Stewards and analysts write the events of their reading; nobody but ingestion reads bronze or the ledgers.
@@ -24,7 +24,7 @@ done
 id "$ingestion" >/dev/null
 
 output="$home/output" landing="$home/input/raw" configs="$home/client_configs"
-mkdir -p "$landing" "$configs" "$output"/{silver,vault,quarantine,reports,proposals,checkpoint/{audit,alerts,alert_mutes,contracts,destinations,drift,events,migrations,proposals,sightings}}
+mkdir -p "$landing" "$configs" "$output"/{silver,vault,gold,quarantine,reports,proposals,checkpoint/{audit,alerts,alert_mutes,contracts,destinations,drift,events,migrations,proposals,sightings}}
 setfacl -R -b "$home"
 chown -R "$ingestion": "$home"
 chmod -R u=rwX,go= "$home"
@@ -42,7 +42,7 @@ for group in "$steward" "$analyst"; do
     for note in "$output"/keyring.id "$output"/keyring.generations; do
         if [ -e "$note" ]; then setfacl -m "g:$group:r" "$note"; fi
     done
-    for folder in "$output"/{silver,vault,checkpoint/contracts,checkpoint/destinations,checkpoint/sightings} "$output"/silver_*/; do
+    for folder in "$output"/{silver,vault,gold,checkpoint/contracts,checkpoint/destinations,checkpoint/sightings} "$output"/silver_*/; do
         if [ -d "$folder" ]; then may_read "$group" "$folder"; fi  # clients' own tables, as far as there are any
     done
     may_read "$group" "$configs"

@@ -17,12 +17,14 @@ from healthingest_tests.conftest import REPO
 BUCKET = "health-data"
 OUTPUT = [
     "bronze/acme/x.sealed", "checkpoint/erasures/acme/x.json", "checkpoint/locks/acme.gate", "silver/p", "vault/p",
+    "gold/p",
     "quarantine/p", "checkpoint/audit/p", "checkpoint/alerts/p", "checkpoint/alert_mutes/p",
     "checkpoint/decisions/acme/p", "checkpoint/contracts/p", "checkpoint/sightings/p", "checkpoint/events/acme.jsonl",
     "keyring.id", "silver_special/p", "checkpoint/destinations/acme.json",
 ]  # fmt: skip
 KEYS = [*(f"output/{name}" for name in OUTPUT), "input/raw/acme_20250101.csv", "client_configs/acme.yaml"]
-_TABLES = {"output/silver/p", "output/vault/p", "output/checkpoint/sightings/p", "output/checkpoint/contracts/p",
+_TABLES = {"output/silver/p", "output/gold/p", "output/vault/p",
+           "output/checkpoint/sightings/p", "output/checkpoint/contracts/p",
            "output/checkpoint/events/acme.jsonl", "output/silver_special/p", "output/checkpoint/destinations/acme.json",
            "output/keyring.id", "client_configs/acme.yaml"}  # fmt: skip
 READS = {
