@@ -356,7 +356,7 @@ def _as_reverted(platform: Platform, outcome: Outcome) -> Outcome:
 def _close_records(platform: Platform, delivery: Delivery, status: Status) -> None:
     """Close the rejected records that nobody need do anything about any more."""
     given_up = platform.lake.discards.of(delivery.client_id, delivery.origin)
-    if status == "discarded" or (status == "succeeded" and (delivery.reread_of or given_up)):
+    if status == "discarded" or (status in {"succeeded", "held"} and (delivery.reread_of or given_up)):
         settle_records(platform, delivery)
 
 

@@ -157,3 +157,10 @@ def test_the_letter_names_columns_lines_and_counts_as_the_sender_knows_them_and_
     assert "SECRET" not in text
     assert stat.S_IMODE(out.stat().st_mode) == 0o600
     assert CliRunner().invoke(app, ["quarantine", "feedback", "--out", str(out)]).exit_code == 2
+
+
+def test_what_was_given_up_of_a_held_delivery_stays_so_when_tables_are_built_again(home: Platform) -> None:
+    home = configure(home, "client_id: acme\nquality: {max_invalid_ratio: 0.1, on_breach: hold}\n")
+    assert deliver(home, "acme_20250106.csv", BAD).status == "held"
+    give_up(home, 2)
+    assert states(rebuilt(home)) == {2: "discarded", 3: "open", 4: "open"}
