@@ -49,7 +49,7 @@ def ingest_paths(
 def ingest_bronze(platform: Platform, *, run_id: str, on_stage: OnFile | None = None) -> Iterator[list[Done]]:
     """Bring every delivery that bronze holds to its end state: whatever table is gone is built again."""
     for client_id in platform.lake.bronze.clients():
-        found = sorted((r.delivery for r in platform.lake.bronze.of_client(client_id)), key=sequence_key)
+        found = sorted((r.delivery for r in platform.lake.bronze.of_client(client_id)), key=lambda d: d.rank)
         for part in _parts(found):
             yield list(_decide(platform, part, run_id, on_stage))
 
@@ -59,18 +59,13 @@ def ingest_undecided(
 ) -> Iterator[list[Done]]:
     """Bring what somebody registered, and died before deciding, to its end state."""
     for client_id in client_ids:
-        for part in _parts(sorted(undecided(platform, client_id), key=sequence_key)):
+        for part in _parts(sorted(undecided(platform, client_id), key=lambda d: d.rank)):
             yield list(_decide(platform, part, run_id, on_stage))
 
 
 def in_sequence(platform: Platform, paths: Iterable[Path]) -> list[Path]:
     """Paths by client, then as the sequence orders their deliveries; those that lead nowhere come first."""
     return sorted(paths, key=lambda path: _order(platform, path))
-
-
-def sequence_key(delivery: Delivery) -> tuple[str, str, str, int]:
-    """Sorts deliveries of one client as the sequence does."""
-    return delivery.creation_date.isoformat(), delivery.suffix, delivery.file_name, delivery.delivery_no
 
 
 def _take(

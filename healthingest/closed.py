@@ -14,8 +14,7 @@ def settle_records(platform: Platform, delivery: Delivery) -> None:
     """Set the states of the rejected records of a delivery and of the other readings of its bytes."""
     lake, client_id = platform.lake, delivery.client_id
     snapshot = Snapshot(lake.silver_of(client_id).snapshot(), client_id)
-    slot = [lake.bronze.find(client_id, f) for f in lake.bronze.slot(client_id, delivery.file_name).values()]
-    readings = [one.delivery for one in slot if one and one.delivery.origin == delivery.origin]
+    readings = [one.delivery for one in lake.bronze.readings(delivery)]
     counting = [d.delivery_no for d in readings if snapshot.state(d.file_id) == APPLIED and not _gone(lake, d)]
     for one in readings:
         if snapshot.state(one.file_id) == DISCARDED:

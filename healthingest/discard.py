@@ -8,7 +8,7 @@ from healthingest.closed import settle_records
 from healthingest.errors import UsageError
 from healthingest.lake.discards import word
 from healthingest.platform import Platform
-from healthingest.privacy.roles import LONGEST_REASON, reason_given
+from healthingest.privacy.roles import decision_reason
 from healthingest.rejections import Wanted, rejected
 
 
@@ -28,7 +28,7 @@ def discard(platform: Platform, rows: pl.DataFrame, *, by: str, reason: str, bac
     Raises:
         UsageError: the reason is not one line of text, or a whole delivery was discarded.
     """
-    reason = reason_given(reason.strip().rstrip("."), LONGEST_REASON)
+    reason = decision_reason(reason)
     for part in rows.partition_by("client_id", "file_id", maintain_order=True):
         client_id, file_id, numbers = part["client_id"][0], part["file_id"][0], part["record_no"].to_list()
         found = platform.lake.bronze.find(client_id, file_id)

@@ -56,7 +56,7 @@ def leavers(platform: Platform, snapshot: Snapshot, sightings: pl.DataFrame, act
     deliveries = sightings.select("file_id", "file_name").unique()
     ids = deliveries.filter(active(deliveries))["file_id"]
     found = [platform.lake.bronze.find(snapshot.client_id, file_id) for file_id in ids]
-    known = sorted((one.delivery for one in found if one), key=_rank)
+    known = sorted((one.delivery for one in found if one), key=lambda d: d.rank)
     full = [one for delivery in known if (one := _full(platform, delivery))]
     if not full:
         return none
@@ -74,7 +74,7 @@ def _named(
 ) -> pl.DataFrame:
     """token, at (place among the full files; null: another file), after (full files up to that delivery)."""
     places = {one.delivery.file_id: place for place, one in enumerate(full)}
-    upto = {d.file_id: sum(_rank(one.delivery) <= _rank(d) for one in full) for d in known}
+    upto = {d.file_id: sum(one.delivery.rank <= d.rank for one in full) for d in known}
     members = sightings.select("token").unique()
     rejected = [_rejected(platform, one.delivery).join(members, on="token", how="semi") for one in full]
     mentions = pl.concat([sightings.select("file_id", "token"), *rejected])
@@ -141,7 +141,3 @@ def _full(platform: Platform, delivery: Delivery) -> _Full | None:
 
 def _mark(platform: Platform, client_id: str) -> Path:
     return platform.places.output / "checkpoint" / "absences" / client_id
-
-
-def _rank(delivery: Delivery) -> tuple[str, str, str, int]:
-    return delivery.creation_date.isoformat(), delivery.suffix, delivery.file_name, delivery.delivery_no

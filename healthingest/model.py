@@ -42,6 +42,11 @@ class Delivery:
         return self.reread_of or self.file_id
 
     @property
+    def rank(self) -> tuple[str, str, str, int]:
+        """Sorts deliveries of one client as the sequence does: date, suffix, name, number."""
+        return self.creation_date.isoformat(), self.suffix, self.file_name, self.delivery_no
+
+    @property
     def partition(self) -> tuple[str, str]:
         """(client, ISO date)."""
         return self.client_id, self.creation_date.isoformat()

@@ -19,7 +19,7 @@ from healthingest.lake.silver import APPLIED, HELD, Snapshot
 from healthingest.leavers import watch
 from healthingest.model import Delivery, Outcome, Verdict, Word
 from healthingest.platform import Platform
-from healthingest.privacy.roles import LONGEST_REASON, reason_given
+from healthingest.privacy.roles import decision_reason
 from healthingest.rejections import Wanted
 from healthingest.revert import follow
 
@@ -39,7 +39,7 @@ def close_delivery(
             reason is not one line of text.
         BusyError: others did not finish with the client within `wait` seconds.
     """
-    reason = reason_given(reason.strip().rstrip("."), LONGEST_REASON)
+    reason = decision_reason(reason)
     with platform.lake.exclusion.alone(delivery.client_id, wait=wait):
         now = platform.current(delivery.client_id)
         verdict = now.lake.decisions.of(delivery.client_id, delivery.file_id)

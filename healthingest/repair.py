@@ -247,10 +247,7 @@ def _latest(platform: Platform, file_id: str) -> Registered:
     found = platform.lake.bronze.find(rows["client_id"][0], file_id) if rows.height else None
     if found is None:
         raise UsageError(f"There is no delivery {file_id[:32]!r}; give the file that quarantine export --repair wrote.")
-    delivery, bronze = found.delivery, platform.lake.bronze
-    slot = [bronze.find(delivery.client_id, f) for f in bronze.slot(delivery.client_id, delivery.file_name).values()]
-    readings = [one for one in slot if one and one.delivery.origin == delivery.origin]
-    return max(readings, key=lambda one: one.delivery.delivery_no)
+    return platform.lake.bronze.readings(found.delivery)[-1]
 
 
 def _replaced(platform: Platform, latest: Registered) -> str | None:

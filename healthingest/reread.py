@@ -8,7 +8,7 @@ both, and comes to the same.
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from healthingest.bulk import GROUP, sequence_key
+from healthingest.bulk import GROUP
 from healthingest.contracts.clients import Client
 from healthingest.errors import ConfigError, PermanentError, UsageError
 from healthingest.ingest import ingest_many
@@ -67,7 +67,7 @@ def stale(
         if r.delivery.config_hash != client.config_hash
         and decided.get(r.delivery.file_id) not in {None, "discarded", "reverted"}
     ]  # fmt: skip
-    return sorted(other, key=lambda r: sequence_key(r.delivery))
+    return sorted(other, key=lambda r: r.delivery.rank)
 
 
 def foretell(platform: Platform, registered: Sequence[Registered], client: Client | None = None) -> Iterator[Foretold]:

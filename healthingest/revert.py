@@ -23,7 +23,7 @@ from healthingest.lake.silver import APPLIED, Snapshot
 from healthingest.leavers import leavers, watch
 from healthingest.model import Delivery
 from healthingest.platform import Platform
-from healthingest.privacy.roles import LONGEST_REASON, reason_given
+from healthingest.privacy.roles import decision_reason
 from healthingest.privacy.tokens import compact
 
 
@@ -67,7 +67,7 @@ def revert(
         UsageError: it never reached silver, is in that state already, or the reason is not one line of text.
         BusyError: others did not finish with the client within `wait` seconds.
     """
-    client_id, reason = delivery.client_id, reason_given(reason.strip().rstrip("."), LONGEST_REASON)
+    client_id, reason = delivery.client_id, decision_reason(reason)
     with platform.lake.exclusion.alone(client_id, wait=wait):
         now = platform.current(client_id)
         snapshot, lake = _snapshot(now, delivery), now.lake
@@ -181,19 +181,12 @@ def _toggled(platform: Platform, snapshot: Snapshot, delivery: Delivery, *, undo
     if is_odd(number) != undo:
         said = "is reverted already" if not undo else "was not reverted"
         raise UsageError(f"{delivery.file_name} (file id {delivery.file_id[:8]}) {said}. Nothing was done.")
+    found = [one.delivery for one in platform.lake.bronze.readings(delivery)]
     readings = [
-        file_id for file_id in _readings(platform, delivery)
+        file_id for file_id in (d.file_id for d in found if d.delivery_no >= delivery.delivery_no)
         if snapshot.state(file_id) == APPLIED and is_odd(numbers.get(file_id, 0)) == undo
     ]  # fmt: skip
     return {file_id: numbers.get(file_id, 0) + 1 for file_id in readings}
-
-
-def _readings(platform: Platform, delivery: Delivery) -> list[str]:
-    """The delivery and the later readings of the same bytes, in their order."""
-    bronze = platform.lake.bronze
-    slot = sorted(bronze.slot(delivery.client_id, delivery.file_name).items())
-    later = [bronze.find(delivery.client_id, file_id) for number, file_id in slot if number >= delivery.delivery_no]
-    return [one.delivery.file_id for one in later if one and one.delivery.origin == delivery.origin]
 
 
 def _outstanding(snapshot: Snapshot, noted: Mapping[str, int]) -> dict[str, int]:

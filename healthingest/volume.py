@@ -72,8 +72,8 @@ def before(platform: Platform, delivery: Delivery) -> tuple[str, pl.DataFrame] |
     ranks = {}
     for file_id in active["file_id"].unique():
         found = platform.lake.bronze.find(delivery.client_id, file_id)
-        if found and found.delivery.file_name != delivery.file_name and _rank(found.delivery) < _rank(delivery):
-            ranks[file_id] = _rank(found.delivery)
+        if found and found.delivery.file_name != delivery.file_name and found.delivery.rank < delivery.rank:
+            ranks[file_id] = found.delivery.rank
     if not ranks:
         return None
     last = max(ranks, key=lambda file_id: ranks[file_id])
@@ -127,7 +127,3 @@ def note_breach(platform: Platform, delivery: Delivery, said: str) -> None:
 
 def _place(platform: Platform, delivery: Delivery, kind: str = "") -> Path:
     return platform.places.output / "checkpoint" / "gates" / delivery.client_id / f"{delivery.file_id}{kind}.json"
-
-
-def _rank(delivery: Delivery) -> tuple[str, str, str]:
-    return delivery.creation_date.isoformat(), delivery.suffix, delivery.file_name

@@ -78,10 +78,8 @@ def of_row(row: Row, scene: Scene, held: Mapping[str, int]) -> Iterator[Observat
         yield _observation("delivery_failed", row, scene, f"{row['file_name']}: {row['message']}", firing=True)
         return
     yield _held_ones(row, scene, held.get(row["client_id"], 0))
-    if row["decision"] in {
-        "accepted",
-        "reverted",
-    }:  # it was told of when it was taken; what holds of it is no longer wrong
+    # It was told of when it was taken; what holds of it is no longer wrong.
+    if row["decision"] in {"accepted", "reverted"}:
         yield from (seen for seen in _taken(row, scene) if not seen.firing and _is_on(row, seen.condition, scene))
     elif row["status"] == "succeeded":
         yield from (seen for seen in _taken(row, scene) if seen.firing or _counts(row, seen.condition, scene))

@@ -175,16 +175,15 @@ class When(Strict):
         return ~value.is_in(self.not_in or []).fill_null(value=False)
 
 
-def _flag_or_model(value: object) -> object:
-    if value is not True and not isinstance(value, (dict, Unique, type(None))):
-        raise ValueError("write true, or {with: [other columns]}")
-    return {} if value is True else value
+def _true_or(model: type[Strict], form: str) -> BeforeValidator:
+    """A key that is written `true`, or as what `form` shows."""
 
+    def validate(value: object) -> object:
+        if value is not True and not isinstance(value, (dict, model, type(None))):
+            raise ValueError(f"write true, or {form}")
+        return {} if value is True else value
 
-def _flag_or_relationship(value: object) -> object:
-    if value is not True and not isinstance(value, (dict, Subscriber, type(None))):
-        raise ValueError("write true, or {relationship: column, self_values: [...]}")
-    return {} if value is True else value
+    return BeforeValidator(validate)
 
 
 class Rule(Strict):
@@ -202,8 +201,8 @@ class Rule(Strict):
     between: Between | None = None
     compare: Compare | None = None
     is_: Domain | None = Field(default=None, alias="is")
-    unique: Annotated[Unique | None, BeforeValidator(_flag_or_model)] = None
-    subscriber: Annotated[Subscriber | None, BeforeValidator(_flag_or_relationship)] = None
+    unique: Annotated[Unique | None, _true_or(Unique, "{with: [other columns]}")] = None
+    subscriber: Annotated[Subscriber | None, _true_or(Subscriber, "{relationship: column, self_values: [...]}")] = None
     when: When | None = None
     severity: Severity = "error"
     description: StrictStr | None = None

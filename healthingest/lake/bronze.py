@@ -159,6 +159,12 @@ class Bronze:
         folder = self.root / client_id / "slots" / file_name
         return {int(place.name): place.read_text() for place in folder.iterdir()} if folder.is_dir() else {}
 
+    def readings(self, delivery: Delivery) -> list[Registered]:
+        """The deliveries of the same received bytes, this one among them, in the order of their numbers."""
+        slot = sorted(self.slot(delivery.client_id, delivery.file_name).items())
+        found = [self.find(delivery.client_id, file_id) for _, file_id in slot]
+        return [one for one in found if one and one.delivery.origin == delivery.origin]
+
     def clients(self) -> list[str]:
         """Clients that ever delivered."""
         return sorted(p.name for p in self.root.iterdir() if p.is_dir()) if self.root.is_dir() else []

@@ -10,6 +10,7 @@ import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
+from functools import partial
 from pathlib import Path
 
 import polars as pl
@@ -89,7 +90,7 @@ def update(lake: Lake, output: Path) -> list[Updated]:
         ContentionError: other updates won every time.
     """
     gold = Membership.at(output)
-    done = [retry(lambda s=silver: _take_in(gold, s)) for silver in lake.silvers() if silver.exists()]  # type: ignore[misc]
+    done = [retry(partial(_take_in, gold, silver)) for silver in lake.silvers() if silver.exists()]
     return [one for one in done if one is not None]
 
 

@@ -9,7 +9,6 @@ from typing import Any
 
 import dagster as dg
 
-from healthingest.bulk import sequence_key
 from healthingest.errors import UnroutableError
 from healthingest.ingest import ingest_many, landed_before, register
 from healthingest.landing.discovery import list_landing, settle
@@ -57,7 +56,7 @@ def process_range(
         with readable_errors():
             days = {day for c, day in partitions if c == client_id}
             found = [r.delivery for r in platform.lake.bronze.of_client(client_id)]
-            mine = sorted((d for d in found if d.creation_date in days), key=sequence_key)
+            mine = sorted((d for d in found if d.creation_date in days), key=lambda d: d.rank)
         for at in range(0, len(mine), _GROUP):
             with readable_errors():
                 outcomes = ingest_many(platform, mine[at : at + _GROUP], run_id=context.run.run_id)

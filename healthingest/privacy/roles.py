@@ -129,6 +129,11 @@ def reason_given(reason: str, longest: int, *, needed: bool = True) -> str:
     return reason.strip()
 
 
+def decision_reason(reason: str) -> str:
+    """Why somebody decides about a delivery or its records: as `reason_given`, to be ended by a sentence's own stop."""
+    return reason_given(reason.strip().rstrip("."), LONGEST_REASON)
+
+
 def actor() -> str:
     """Who is acting: the operating system's user, not what the environment (LOGNAME, USER) says of it."""
     try:
