@@ -37,17 +37,8 @@ def ageing(output: Path, now: datetime) -> dict[str, Waiting]:
     rows = Quarantine.at(output).frame(columns, pl.col("state") == "open")
     if rows.is_empty():
         return {}
-    known = Audit.at(output).frame(
-        ["client_id", "file_id", "file_name", "delivery_no", "status", "reread_of", "ingestion_time"]
-    )
-    taken = known.filter(pl.col("status") == "succeeded")
-    latest = taken.group_by("client_id", "file_name").agg(latest=pl.col("delivery_no").max())
-    alive = known.filter(pl.col("status").is_in(["succeeded", "held"])).join(
-        latest, on=["client_id", "file_name"], how="left"
-    ).filter(pl.col("latest").is_null() | (pl.col("delivery_no") >= pl.col("latest")))  # fmt: skip
-    first = known.select(pl.col("file_id").alias("origin"), came="ingestion_time")
-    alive = alive.select("file_id", origin=pl.coalesce("reread_of", "file_id")).join(first, on="origin", how="left")
-    rows = rows.join(alive, on="file_id").with_columns(age=now - pl.min_horizontal("came", "quarantined_at"))
+    rows = rows.join(Audit.at(output).standing().select("file_id", "came"), on="file_id")
+    rows = rows.with_columns(age=now - pl.min_horizontal("came", "quarantined_at"))
     return {str(client): _waiting(str(client), part["age"]) for (client,), part in rows.group_by("client_id")}
 
 

@@ -1,8 +1,10 @@
-"""Rejected records that nobody need do anything about: their delivery was discarded, taken back, or read again.
+"""What becomes of rejected records: open, given up, released by a later reading, or taken back with their delivery.
 
-What a record's state is follows from the deliveries of its name, so that it can be set again at any time.
+A record's state follows from the deliveries of its name and from people's words, so that it can be set again at any
+time, and a table that is built again comes to the same.
 """
 
+from healthingest.lake.discards import Span
 from healthingest.lake.lake import Lake
 from healthingest.lake.reverts import is_odd
 from healthingest.lake.silver import APPLIED, DISCARDED, Snapshot
@@ -16,25 +18,20 @@ def settle_records(platform: Platform, delivery: Delivery) -> None:
     snapshot = Snapshot(lake.silver_of(client_id).snapshot(), client_id)
     readings = [one.delivery for one in lake.bronze.readings(delivery)]
     counting = [d.delivery_no for d in readings if snapshot.state(d.file_id) == APPLIED and not _gone(lake, d)]
+    given_up = _given_up(lake, delivery)
     for one in readings:
         if snapshot.state(one.file_id) == DISCARDED:
-            lake.quarantine.turn(client_id, one.file_id, {"open": "discarded"})
+            state = "discarded"
         elif _gone(lake, one):
-            lake.quarantine.turn(client_id, one.file_id, {"open": "reverted", "released": "reverted"})
-        elif max(counting, default=0) > one.delivery_no:
-            lake.quarantine.turn(client_id, one.file_id, {"open": "released", "reverted": "released"})
+            state = "reverted"
         else:
-            lake.quarantine.turn(client_id, one.file_id, {"reverted": "open", "released": "open"})
-            _follow_discards(lake, one)
+            state = "released" if max(counting, default=0) > one.delivery_no else "open"
+        lake.quarantine.settle(client_id, one.file_id, state, given_up)
 
 
-def _follow_discards(lake: Lake, delivery: Delivery) -> None:
-    """What somebody gave up is discarded, and what somebody took up again is open."""
-    said = lake.discards.of(delivery.client_id, delivery.origin)
-    if gone := [number for number, word in said.items() if not word.open]:
-        lake.quarantine.turn(delivery.client_id, delivery.file_id, {"open": "discarded"}, gone)
-    if back := [number for number, word in said.items() if word.open]:
-        lake.quarantine.turn(delivery.client_id, delivery.file_id, {"discarded": "open"}, back)
+def _given_up(lake: Lake, delivery: Delivery) -> set[Span]:
+    """Where the records stand that somebody gave up, and nobody took up again."""
+    return {span for span, word in lake.discards.of(delivery.client_id, delivery.origin).items() if not word.open}
 
 
 def _gone(lake: Lake, delivery: Delivery) -> bool:

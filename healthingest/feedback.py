@@ -9,7 +9,7 @@ from healthingest.rejections import problems
 
 _CLOSE = (
     "Please mend these records at their source and send them with your next file, or send the whole file again under "
-    "the same name. Everything else in the files was taken."
+    "the same name."
 )
 #: Lines that are named for one problem; of more only the number is told.
 _NAMED = 20
@@ -28,6 +28,10 @@ def _of_delivery(platform: Platform, rows: pl.DataFrame) -> list[str]:
     name, told = rows["file_name"][0], problems(platform, rows)
     total, refused = row.get("records") or rows.height, rows.height
     said = [f"## {name}", "", f"{refused:,} of its {total:,} records could not be taken.", ""]
+    if row.get("status") == "held":
+        said[-2] += " The file waits as a whole: nothing of it is in use yet."
+    elif accepted := row.get("accepted"):
+        said[-2] += f" {accepted:,} were."
     grouped = told.group_by("column", "problem", maintain_order=True).agg("line", "lines", records=pl.len())
     for column, problem, lines, heights, records in grouped.sort(
         "records", descending=True, maintain_order=True

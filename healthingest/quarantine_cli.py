@@ -28,6 +28,8 @@ class State(StrEnum):
     open = "open"
     released = "released"
     discarded = "discarded"
+    reverted = "reverted"
+    erased = "erased"
 
 
 Files = Annotated[list[str] | None, typer.Argument(help="File names, or file ids (six digits or more). None: all.")]
@@ -66,10 +68,10 @@ def list_command(
     if not found:
         typer.echo("No rejected records.")
         return 0
-    header = ["file", "date", "client", "rejected", "open", "rules (records)", "file id"]
+    header = ["file", "date", "client", "rejected", "open", "closed", "rules (records)", "file id"]
     print_table("", header, [
         [d["file_name"], str(d["creation_date"]), d["client_id"], str(d["records"]), str(d["open"]),
-         ", ".join(d["rules"]), d["file_id"]]
+         ", ".join(d["closed"]), ", ".join(d["rules"]), d["file_id"]]
         for d in found
     ])  # fmt: skip
     return 0
@@ -89,20 +91,24 @@ def show_command(
     purpose: Purpose = None,
     as_json: Json = False,
 ) -> int:
-    """Rejected records of a file, each with its lines and everything that is wrong with it.
+    """Rejected records of a file, each with its lines, everything that is wrong with it, and who closed it and why.
 
     Example: healthingest quarantine show acme_20250106.csv --record 17
     """
     import polars as pl
 
-    from healthingest.rejections import problems, rejected
+    from healthingest.rejections import problems, rejected, with_words
 
     platform = open_platform()
     rows = rejected(platform, wanted(files, None, None, rule, state))
     rows = rows.filter(pl.col("record_no").is_in(record)) if record else rows
+    words = with_words(platform, rows.head(limit))
+    words = words.select(file="file_name", record="record_no", state="state", by="state_by", reason="state_reason",
+                         at="state_at")  # fmt: skip
     shown = problems(platform, rows.head(limit), _reader(platform, role, purpose) if values else None)
     if as_json:
-        print_json({"rejected": rows.height, "problems": shown.to_dicts()})
+        states = words.with_columns(pl.col("at").dt.to_string("iso")).to_dicts()
+        print_json({"rejected": rows.height, "problems": shown.to_dicts(), "states": states})
         return 0
     last: tuple[str, int] | None = None
     table = []
@@ -111,6 +117,9 @@ def show_command(
         where = ["", "", ""] if again else [row["file"], str(row["record"]), _lines(row["line"], row["lines"])]
         table.append([*where, row["column"], row["problem"], row["rule"]])
     print_table("", ["file", "record", "line", "column", "problem", "rule"], table)
+    for closed in words.filter(pl.col("state") != "open").to_dicts():
+        who = f" by {closed['by']} on {closed['at']:%Y-%m-%d %H:%M} UTC: {closed['reason']}" if closed["by"] else ""
+        typer.echo(f"Record {closed['record']} of {closed['file']} is {closed['state']}{who}.")
     if values:
         for (number,), part in shown.group_by("record", maintain_order=True):
             typer.echo(f"{number}: {part['received'][0]}")
@@ -143,13 +152,14 @@ def export_command(
     """
     from healthingest.places import Places
     from healthingest.private_file import check_target, write_private
-    from healthingest.rejections import problems, rejected
+    from healthingest.rejections import problems, rejected, tasks, with_words
     from healthingest.repair import for_repair
 
     check_target(Places.from_env(), out)
     platform = open_platform()
-    rows = rejected(platform, wanted(files, client, day, rule, State.open if repair else state))
+    rows = rejected(platform, wanted(files, client, day, rule, None if repair else state))
     if repair:
+        rows = tasks(platform, with_words(platform, rows))
         feedback = for_repair(platform, rows, _reader(platform, role, purpose))
     else:
         feedback = problems(platform, rows, _reader(platform, role, purpose) if values else None)

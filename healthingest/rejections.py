@@ -7,7 +7,7 @@ sealed records and holds their key.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import date
+from datetime import date, datetime
 
 import polars as pl
 
@@ -19,6 +19,11 @@ from healthingest.reading import Reader
 from healthingest.records.validate import Validator
 
 _ID = r"^[0-9a-f]{6,32}$"
+#: What `with_words` adds.
+_WORDS = {
+    "state_by": pl.String(), "state_reason": pl.String(), "state_at": pl.Datetime("us", "UTC"),
+    "state_of_file": pl.Boolean(),
+}  # fmt: skip
 #: Stands for a record whose member was erased.
 _ERASED = b"(erased)"
 
@@ -68,8 +73,46 @@ def rejected(platform: Platform, wanted: Wanted) -> pl.DataFrame:
     return rows.sort("client_id", "creation_date", "file_name", "quarantined_at", "file_id", "record_no")
 
 
+def tasks(platform: Platform, rows: pl.DataFrame) -> pl.DataFrame:
+    """Those rows of quarantine that wait for somebody: open, of a delivery that no later one of its name replaced."""
+    standing = platform.lake.audit.standing()["file_id"].implode()
+    return rows.filter((pl.col("state") == "open") & pl.col("file_id").is_in(standing))
+
+
+def with_words(platform: Platform, rows: pl.DataFrame) -> pl.DataFrame:
+    """Rows of quarantine with the word that closed each, or opened it again.
+
+    Adds state_by, state_reason (String), state_at (Datetime UTC) and state_of_file (Boolean: it was on the delivery as
+    a whole). `state` is as the words say, also where whoever said one died before the table followed.
+    """
+    parts = [_with_words(platform, part) for part in rows.partition_by("client_id", "file_id", maintain_order=True)]
+    return pl.concat([rows.clear().with_columns(pl.DataFrame(schema=_WORDS).get_columns()), *parts])
+
+
+def _with_words(platform: Platform, rows: pl.DataFrame) -> pl.DataFrame:
+    lake, client_id, file_id = platform.lake, str(rows["client_id"][0]), str(rows["file_id"][0])
+    verdict, reverts = lake.decisions.of(client_id, file_id), lake.reverts.of(client_id, file_id)
+    registered = lake.bronze.find(client_id, file_id)
+    words = lake.discards.of(client_id, registered.delivery.origin) if registered else {}
+    told: list[tuple[str, str | None, str | None, datetime | None, bool]] = []
+    for state, *span in rows.select("state", "line_no", "lines").iter_rows():
+        word = words.get((span[0], span[1]))
+        if state == "discarded" and verdict and verdict.decision == "discarded":
+            told.append((state, verdict.decided_by, verdict.decision_reason, verdict.decided_at, True))
+        elif state == "reverted" and reverts:
+            told.append((state, reverts[-1].by, reverts[-1].reason, reverts[-1].at, True))
+        elif word and state in {"open", "discarded"}:
+            told.append(("open" if word.open else "discarded", word.by, word.reason, word.at, False))
+        else:
+            told.append((state, None, None, None, False))
+    return rows.with_columns(pl.DataFrame(told, schema={"state": pl.String, **_WORDS}, orient="row").get_columns())
+
+
 def per_delivery(rows: pl.DataFrame) -> pl.DataFrame:
-    """One row per delivery: client_id, creation_date, file_name, file_id, records, open, rules (list, most first)."""
+    """One row per delivery: client_id, creation_date, file_name, file_id, records, open, quarantined_at, closed, rules.
+
+    The last two are lists, most first: states with their counts, and rules with theirs.
+    """
     keys = ["client_id", "creation_date", "file_name", "file_id"]
     rules = (
         rows.select(*keys, rule=pl.col("reasons").list.eval(pl.element().struct.field("rule")))
@@ -80,9 +123,11 @@ def per_delivery(rows: pl.DataFrame) -> pl.DataFrame:
         .group_by(keys, maintain_order=True)
         .agg(rules=pl.format("{} {}", "rule", "len"))
     )
+    closed = pl.col("state").filter(pl.col("state") != "open").value_counts(sort=True)
     counted = rows.group_by(keys, maintain_order=True).agg(
-        records=pl.len(), open=(pl.col("state") == "open").sum(), quarantined_at=pl.col("quarantined_at").min()
-    )
+        records=pl.len(), open=(pl.col("state") == "open").sum(), quarantined_at=pl.col("quarantined_at").min(),
+        closed=pl.format("{} {}", closed.struct.field("state"), closed.struct.field("count")),
+    )  # fmt: skip
     return counted.join(rules, on=keys, how="left", maintain_order="left")
 
 

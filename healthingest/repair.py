@@ -32,6 +32,7 @@ from healthingest.records.read import text_of
 from healthingest.records.splice import spliced, written
 from healthingest.records.streams import Pieces
 from healthingest.rejections import note_reading, opened, problems
+from healthingest.silence import names_of_erased
 
 #: Seconds to wait for others at work on the client.
 _WAIT = 600.0
@@ -128,6 +129,8 @@ def plan_replay(platform: Platform, path: Path) -> list[Foretold]:
     """
     mended = _read(path)
     latest = {file_id: _latest(platform, file_id) for file_id in mended[FILE_ID].unique(maintain_order=True)}
+    for (file_id,), rows in mended.group_by(FILE_ID, maintain_order=True):
+        _refuse_moved(platform, str(file_id), latest[str(file_id)].delivery, rows[RECORD].to_list())
     ids = pl.col(FILE_ID).replace_strict({f: one.delivery.file_id for f, one in latest.items()}, return_dtype=pl.String)
     mended = mended.with_columns(ids)
     by_id = {one.delivery.file_id: one for one in latest.values()}
@@ -187,7 +190,7 @@ class _Repair:
         delivery = self.latest.delivery
         return check_bytes(
             lambda: cast("IO[bytes]", Pieces(self.chunks(platform))), self._facts(platform), delivery, self.client,
-            lambda _stage, _seconds: None, platform.keyring,
+            lambda _stage, _seconds: None, platform.keyring, erased=names_of_erased(platform, delivery.client_id),
         )  # fmt: skip
 
     def _facts(self, platform: Platform) -> Facts:
@@ -248,6 +251,18 @@ def _latest(platform: Platform, file_id: str) -> Registered:
     if found is None:
         raise UsageError(f"There is no delivery {file_id[:32]!r}; give the file that quarantine export --repair wrote.")
     return platform.lake.bronze.readings(found.delivery)[-1]
+
+
+def _refuse_moved(platform: Platform, file_id: str, latest: Delivery, numbers: Sequence[int]) -> None:
+    """Raise UsageError where the latest reading of the bytes has other records under the numbers that were exported."""
+    if file_id == latest.file_id:
+        return
+    mine = (pl.col("client_id") == latest.client_id) & pl.col("file_id").is_in([file_id, latest.file_id])
+    rows = platform.lake.quarantine.frame(["record_no", "line_no", "lines"], mine & pl.col("record_no").is_in(numbers))
+    if rows.unique().height != rows["record_no"].n_unique():
+        raise UsageError(
+            f"{latest.file_name} is cut into other records since this was exported; export it again and mend that."
+        )
 
 
 def _replaced(platform: Platform, latest: Registered) -> str | None:

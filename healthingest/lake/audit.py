@@ -138,6 +138,23 @@ class Audit(Table):
         """The row of one delivery, column -> value; None if it has none."""
         return self.rows([file_id]).get(file_id)
 
+    def standing(self) -> pl.DataFrame:
+        """Deliveries whose rejected records wait for somebody: of each that was received the latest reading.
+
+        Taken in or held, and not replaced by a later one of their name. Columns: client_id, file_id, status (String),
+        came (Datetime: when what was received first came to an end).
+        """
+        known = self.frame(
+            ["client_id", "file_id", "file_name", "delivery_no", "status", "reread_of", "ingestion_time"]
+        ).with_columns(origin=pl.coalesce("reread_of", "file_id"))
+        name, mine = ["client_id", "file_name"], pl.col("status").is_in(["succeeded", "held"])
+        latest = known.filter(pl.col("status") == "succeeded").group_by(name).agg(latest=pl.col("delivery_no").max())
+        alive = known.filter(mine).join(latest, on=name, how="left")
+        alive = alive.filter(pl.col("latest").is_null() | (pl.col("delivery_no") >= pl.col("latest")))
+        alive = alive.filter(pl.col("delivery_no") == pl.col("delivery_no").max().over("client_id", "origin"))
+        first = known.select(pl.col("file_id").alias("origin"), came="ingestion_time")
+        return alive.join(first, on="origin", how="left").select("client_id", "file_id", "status", "came")
+
     def rows(self, file_ids: Collection[str]) -> dict[str, dict[str, Any]]:
         """file_id -> row (column -> value) of those deliveries that have one."""
         rows = self.frame(None, pl.col("file_id").is_in(list(file_ids))).to_dicts() if file_ids else []

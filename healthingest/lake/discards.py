@@ -1,22 +1,26 @@
 """Rejected records that somebody gave up: `checkpoint/discards/<client>/<file_id>/<n>.json`, numbered from 1.
 
-By the delivery that was received: its other readings number the same records alike. A later word on a record takes the
+By the delivery that was received, and by the lines of its file: another reading of the same bytes may number records
+otherwise, but lines stay; where it cuts them otherwise, the word is on none of its records. A later word takes the
 place of an earlier one. On disk for good before the quarantine table follows, and there for whoever makes it again.
 """
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
 from healthingest.lake.decisions import put_once, read_word
+
+#: Where a record stands: the physical line on which it starts (1-based, header included), and how many it takes.
+Span = tuple[int, int]
 
 
 @dataclass(frozen=True)
 class Discard:
     """One word on some records: given up, or (`open`) somebody's task again."""
 
-    records: tuple[int, ...]
+    spans: tuple[Span, ...]
     by: str
     reason: str
     at: datetime
@@ -29,14 +33,16 @@ class Discards:
 
     root: Path
 
-    def of(self, client_id: str, origin: str) -> dict[int, Discard]:
-        """Record number -> the last word on it, for each record of a received delivery that there is one on."""
-        said: dict[int, Discard] = {}
+    def of(self, client_id: str, origin: str) -> dict[Span, Discard]:
+        """Where a record stands -> the last word on it, for each of a received delivery that there is one on."""
+        said: dict[Span, Discard] = {}
         folder = self.root / client_id / origin
         for place in sorted(folder.glob("*.json")) if folder.is_dir() else ():
             found = read_word(place) or {}
-            word = Discard(**{**found, "records": tuple(found["records"]), "at": datetime.fromisoformat(found["at"])})
-            said |= dict.fromkeys(word.records, word)
+            spans = tuple((line, lines) for line, lines in found["spans"])
+            said |= dict.fromkeys(
+                spans, Discard(**{**found, "spans": spans, "at": datetime.fromisoformat(found["at"])})
+            )
         return said
 
     def put(self, client_id: str, origin: str, word: Discard) -> None:
@@ -47,6 +53,6 @@ class Discards:
             pass  # somebody else took the number
 
 
-def word(records: Sequence[int], by: str, reason: str, *, back: bool) -> Discard:
+def word(spans: Iterable[Span], by: str, reason: str, *, back: bool) -> Discard:
     """A word said now."""
-    return replace(Discard(tuple(sorted(records)), by, reason, datetime.now(UTC)), open=back)
+    return Discard(tuple(sorted(spans)), by, reason, datetime.now(UTC), open=back)

@@ -1,6 +1,6 @@
 """The quarantine table: every rejected record, its reasons in clear, the record itself sealed."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -75,14 +75,14 @@ class Quarantine(Table):
         parts = {_app_id(delivery): _rows(delivery, rejected, keyring, run_id) for delivery, rejected in batch}
         return {app_id.removeprefix(_APP) for app_id in self.append_once(parts)}
 
-    def turn(
-        self, client_id: str, file_id: str, states: Mapping[str, str], records: Sequence[int] | None = None
-    ) -> None:
-        """Set the records of a delivery, or some, that are in one of some states (state now -> from now on)."""
+    def settle(self, client_id: str, file_id: str, state: str, given_up: Container[tuple[int, int]]) -> None:
+        """Set the state of all records of a delivery; of those whose (line_no, lines) was given up: discarded."""
         mine = (pl.col("client_id") == client_id) & (pl.col("file_id") == file_id)
-        mine &= pl.col("record_no").is_in(list(records)) if records is not None else pl.lit(value=True)
-        rows = self.frame(None, mine & pl.col("state").is_in(list(states)))
-        self.update_client(client_id, ["file_id", "record_no"], rows.with_columns(pl.col("state").replace(states)))
+        rows = self.frame(None, mine & (pl.col("state") != ERASED))
+        spans = rows.select("line_no", "lines").iter_rows()
+        states = pl.Series(["discarded" if span in given_up else state for span in spans], dtype=pl.String)
+        other = rows.with_columns(state=states).filter(rows["state"] != states)
+        self.update_client(client_id, ["file_id", "record_no"], other)
 
     def older(self, client_id: str, keyring: Keyring) -> int:
         """How many rejected records are sealed under another key than the client's latest."""

@@ -16,8 +16,12 @@ from healthingest.ageing import ageing
 from healthingest.alerting.watch import Watch
 from healthingest.cli import app
 from healthingest.discard import chosen, discard
+from healthingest.errors import UsageError
+from healthingest.ingest import ingest
 from healthingest.platform import Platform
 from healthingest.rejections import Wanted
+from healthingest.release import close_delivery
+from healthingest.repair import plan_replay
 from healthingest.report.overview import write_overview
 from healthingest_tests.conftest import configure, csv_of, deliver, line
 from healthingest_tests.dying import DIE_AFTER
@@ -65,18 +69,113 @@ def test_what_was_given_up_stays_so_through_a_repair_a_revert_and_its_undoing(ho
     assert shown(home).keys() == {"M1", "SECRET2"}
 
 
-def test_whoever_dies_after_the_word_is_finished_by_the_same_command(home: Platform) -> None:
+DISCARD = ["quarantine", "discard", "--client", "acme", "--reason", "tests", "--yes"]
+REOPEN = ["quarantine", "reopen", "--client", "acme", "--reason", "not tests", "--yes"]
+
+
+def test_words_on_single_records_outlast_a_revert_in_a_rebuild_too(home: Platform) -> None:
+    first = deliver(home, "acme_20250106.csv", BAD).delivery
+    give_up(home, 2, 4)
+    take_back(home, first)
+    give_up(home, 4, back=True)
+    assert states(home) == {2: "discarded", 3: "reverted", 4: "reverted"}
+    assert states(rebuilt(home)) == {2: "discarded", 3: "reverted", 4: "reverted"}
+
+
+QUOTED = csv_of(line("M1"), '"M2,' + line("M3")[2:], line("M4") + '"', line("M5", zip="x"), line("M6", zip="y"))
+
+
+def test_a_word_stays_on_its_lines_where_another_quote_numbers_records_otherwise(
+    home: Platform, tmp_path: Path
+) -> None:
+    home = configure(home, "client_id: acme\nquality: {max_invalid_ratio: 1.0}\n")
+    first = deliver(home, "acme_20250106.csv", QUOTED).delivery
+    before = dict(home.lake.quarantine.frame(["record_no", "line_no"]).rows())
+    give_up(home, next(n for n, at in before.items() if at == 5))
+    exported(home, tmp_path / "open.csv")
+    home = configure(home, "client_id: acme\nsource: {quote: null}\nquality: {max_invalid_ratio: 1.0}\n")
+    assert CliRunner().invoke(app, ["quarantine", "release", "--client", "acme", "--yes"]).exit_code == 0
+    rows = home.lake.quarantine.frame(["file_id", "record_no", "line_no", "state"])
+    again = {at: (n, s) for f, n, at, s in rows.rows() if f != first.file_id}
+    assert {n for n, _ in again.values()} != set(before), "the records are numbered otherwise"
+    assert [at for at, (_, state) in again.items() if state == "discarded"] == [5]
+    with pytest.raises(UsageError, match="cut into other records since"):
+        plan_replay(home, tmp_path / "open.csv")
+
+
+def test_reopening_finds_what_a_dead_process_gave_up_and_it_stays_open(home: Platform) -> None:
     deliver(home, "acme_20250106.csv", BAD)
-    command = ["quarantine", "discard", "--client", "acme", "--reason", "tests", "--yes"]
+    assert die_after_word(DISCARD) == -signal.SIGKILL
+    assert "Would reopen 3 record(s)" in CliRunner().invoke(app, REOPEN).output
+    assert set(states(home).values()) == {"open"}
+    assert set(states(rebuilt(home)).values()) == {"open"}
+
+
+def test_reopening_a_client_leaves_out_deliveries_that_were_discarded_as_a_whole(home: Platform) -> None:
+    home = configure(home, "client_id: acme\nquality: {max_invalid_ratio: 0.1, on_breach: hold}\n")
+    held = deliver(home, "acme_20250106.csv", BAD).delivery
+    deliver(home, "acme_20250107.csv", BAD)
+    close_delivery(home, held, "discard", by="jane", reason="twice", wait=0)
+    give_up(home)
+    assert "Would reopen 3 record(s) of 1 file(s)." in CliRunner().invoke(app, REOPEN).output
+    assert set(states(home).values()) == {"open"}
+    refused = CliRunner().invoke(app, ["quarantine", "reopen", held.file_id, "--reason", "x", "--yes"])
+    assert refused.exit_code == 2
+
+
+def test_nobody_gives_up_or_writes_about_records_of_replaced_deliveries(aged: Platform, tmp_path: Path) -> None:
+    assert "Would discard 3 record(s) of 1 file(s)." in CliRunner().invoke(app, [*DISCARD, "--plan"]).output
+    out = tmp_path / "letter.md"
+    give_up(aged, 2)
+    assert CliRunner().invoke(app, ["quarantine", "feedback", "--client", "acme", "--out", str(out)]).exit_code == 0
+    assert "20250107" not in out.read_text()
+    assert "2 of its 4 records could not be taken. 1 were." in out.read_text()
+    give_up(aged)
+    nothing = CliRunner().invoke(app, ["quarantine", "feedback", "--client", "acme", "--out", str(out)])
+    assert nothing.exit_code == 2
+
+
+def test_the_letter_on_a_held_file_says_that_nothing_of_it_is_in_use(home: Platform, tmp_path: Path) -> None:
+    home = configure(home, "client_id: acme\nquality: {max_invalid_ratio: 0.1, on_breach: hold}\n")
+    deliver(home, "acme_20250106.csv", BAD)
+    out = tmp_path / "letter.md"
+    CliRunner().invoke(app, ["quarantine", "feedback", "--client", "acme", "--out", str(out)])
+    assert "The file waits as a whole: nothing of it is in use yet." in out.read_text()
+
+
+def test_show_and_list_tell_who_closed_a_record_when_and_why(home: Platform) -> None:
+    first = deliver(home, "acme_20250106.csv", BAD).delivery
+    give_up(home, 2)
+    show = CliRunner().invoke(app, ["quarantine", "show", "acme_20250106.csv"]).output
+    assert "Record 2 of acme_20250106.csv is discarded by jane on" in show
+    assert "UTC: test records." in show
+    take_back(home, first)
+    found = json.loads(CliRunner().invoke(app, ["quarantine", "show", "acme_20250106.csv", "--json"]).output)
+    assert [(s["record"], s["state"], s["by"], s["reason"]) for s in found["states"]] == [
+        (2, "discarded", "jane", "test records"), (3, "reverted", "jane", "sent by mistake"),
+        (4, "reverted", "jane", "sent by mistake"),
+    ]  # fmt: skip
+    listed = json.loads(CliRunner().invoke(app, ["quarantine", "list", "--json"]).output)["deliveries"]
+    assert (listed[0]["open"], sorted(listed[0]["closed"])) == (0, ["discarded 1", "reverted 2"])
+
+
+def die_after_word(command: list[str]) -> int:
+    """Exit status of a command that is killed once its word is on disk."""
     dying = (
         DIE_AFTER
         + "from healthingest.lake.discards import Discards\nfrom healthingest.cli import app\n"
         + "die_after(Discards, 'put', 'noted')\napp(sys.argv)\n"
     )
     died = subprocess.run([sys.executable, "-c", dying, "noted", *command], env=os.environ, check=False, timeout=120)
-    assert died.returncode == -signal.SIGKILL
+    return died.returncode
+
+
+def test_whoever_dies_after_the_word_is_finished_by_the_next_who_looks(home: Platform) -> None:
+    first = deliver(home, "acme_20250106.csv", BAD).delivery
+    assert die_after_word(DISCARD) == -signal.SIGKILL
     assert set(states(home).values()) == {"open"}
-    assert CliRunner().invoke(app, command).exit_code == 0
+    assert "is discarded by" in CliRunner().invoke(app, ["quarantine", "show", first.file_name]).output
+    ingest(home, first, run_id="again")
     assert set(states(home).values()) == {"discarded"}
 
 

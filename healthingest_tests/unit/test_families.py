@@ -9,6 +9,7 @@ from healthingest.erase import Request, erase_member
 from healthingest.model import Outcome
 from healthingest.platform import Platform
 from healthingest_tests.conftest import CONTRACTS, HEADER, configure, csv_of, deliver, examples, line
+from healthingest_tests.unit.test_repair import exported, mended, take_in
 from healthingest_tests.unit.test_revert import rebuilt, shown
 
 COLUMNS = """  - {name: subscriber_id, type: text, policy: {drop: true}}
@@ -85,6 +86,15 @@ def test_a_termination_before_the_effective_date_is_refused(families: Platform) 
         record("B", dates=("2025-01-01", "2025-01-01")), record("C", dates=("2025-01-01", "")),
     )  # fmt: skip
     assert refused(families) == [(1, ["term_after_effective"])]
+
+
+def test_a_repair_beside_an_erased_subscriber_is_taken(families: Platform, tmp_path: Path) -> None:
+    send(families, "acme_20250106.csv", record("S1", "S1", "18"), record("D1", "S1", "19"), record("N1", zip="1"))
+    erase_member(families, "acme", "S1", Request(wait=0))
+    rows = exported(families, tmp_path / "open.csv")
+    rows[0]["zip"] = "02139"
+    assert take_in(families, mended(tmp_path / "open.csv", rows)) == ["succeeded"]
+    assert shown(families).keys() == {"D1", "N1"}
 
 
 def test_dependents_of_an_erased_subscriber_stay_also_when_silver_is_built_again(families: Platform) -> None:
