@@ -68,10 +68,11 @@ def list_command(
     if not found:
         typer.echo("No rejected records.")
         return 0
-    header = ["file", "date", "client", "rejected", "open", "closed", "rules (records)", "file id"]
+    closed = any(d["closed"] for d in found)
+    header = ["file", "date", "client", "rejected", "open", *(["closed"] * closed), "rules (records)", "file id"]
     print_table("", header, [
         [d["file_name"], str(d["creation_date"]), d["client_id"], str(d["records"]), str(d["open"]),
-         ", ".join(d["closed"]), ", ".join(d["rules"]), d["file_id"]]
+         *([", ".join(d["closed"])] * closed), ", ".join(d["rules"]), d["file_id"]]
         for d in found
     ])  # fmt: skip
     return 0

@@ -13,14 +13,15 @@ import dagster as dg
 from healthingest.contracts.clients import fingerprint
 from healthingest.errors import UnroutableError, scrubbed
 from healthingest.ingest import landed_before, record_unroutable
-from healthingest.landing.discovery import Landed, list_landing, settle
+from healthingest.landing.discovery import Landed, settle
 from healthingest.landing.names import FileName, printable
 from healthingest.orchestration.assets import FileConfig, OpenPlatform
 from healthingest.orchestration.checks import resent_files, store_check
 from healthingest.orchestration.events import readable_errors
 from healthingest.orchestration.partitions import partition_key
 from healthingest.orchestration.reload import reload_once
-from healthingest.orchestration.tick import SUBMITTED, UNROUTABLE, Plan, Seen, dump_seen, load_seen, new_files, plan
+from healthingest.orchestration.seen import SUBMITTED, UNROUTABLE, Seen
+from healthingest.orchestration.tick import Plan, plan
 from healthingest.platform import Platform
 
 if TYPE_CHECKING:
@@ -55,10 +56,9 @@ def landing_zone_sensor(
         now_on_disk = fingerprint(platform.places.configs)
         if now_on_disk != loaded_fingerprint:
             remarks.append(reload_once(context, now_on_disk, dry_run))
-        seen = load_seen(context.cursor)
-        listing = list_landing(platform.places.landing)
+        seen = Seen.load(context.cursor, platform.places.output / "checkpoint" / "landing")
         planned = plan(
-            settle(_worth_a_look(new_files(listing, seen), seen, platform)),
+            settle(_worth_a_look(seen.new(platform.places.landing), seen, platform)),
             platform.route,
             platform.waits_for,
         )
@@ -77,7 +77,7 @@ def landing_zone_sensor(
         return dg.SensorResult(
             run_requests=requests,
             skip_reason=None if requests else dg.SkipReason(reason),
-            cursor=dump_seen(seen, listing),
+            cursor=seen.cursor(),
             asset_events=evidence,
         )
 
@@ -99,7 +99,7 @@ def _worth_a_look(files: list[Landed], seen: Seen, platform: Platform) -> list[L
     """Leave out unroutable files that are known and still lead nowhere, so that they cost no wait in each tick."""
 
     def leads_nowhere_still(landed: Landed) -> bool:
-        if seen.get(landed.name) != (landed.size, landed.changed_ns, UNROUTABLE):
+        if seen.decided(landed) != UNROUTABLE:
             return False
         try:
             platform.route(landed.name)
@@ -125,7 +125,7 @@ def _note_unroutable(
         except Exception as problem:  # noqa: BLE001 - one file must not stop the tick; it is looked at again
             remarks.append(f"{shown}: {scrubbed(problem)}")
             continue
-        seen[landed.name] = (landed.size, landed.changed_ns, UNROUTABLE)
+        seen.put(landed, UNROUTABLE)
         remarks.append(f"{shown}: {error}")
         if fresh:
             told = {"file": shown, "status": "unroutable", "reason": str(error)}
@@ -175,7 +175,7 @@ def _requests(
     decided = platform.lake.audit.decided(ids)
     requests, again = [], []
     for file_id, (landed, name) in ids.items():
-        seen[landed.name] = (landed.size, landed.changed_ns, SUBMITTED)
+        seen.put(landed, SUBMITTED)
         known = platform.lake.bronze.find(name.client_id, file_id)
         if decided.get(file_id) in {None, "unroutable"}:
             requests.append(_request(file_id, name))
