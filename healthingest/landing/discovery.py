@@ -5,6 +5,7 @@ import hashlib
 import os
 import stat
 import time
+from array import array
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,16 +53,16 @@ def mark(name: str, size: int, changed_ns: int) -> bytes:
     return hashlib.blake2b(said, digest_size=8).digest()
 
 
-def marks_of(landing: Path) -> tuple[list[str], Marks]:
-    """The names of all files that could be deliveries, in no order, and the mark of each.
+def marks_of(landing: Path) -> tuple[list[str], Marks, npt.NDArray[np.int64]]:
+    """The names of all files that could be deliveries, in no order, the mark of each and when it changed (ns).
 
-    For landing zones of a million files: 110 MB and 4 s, where `list_landing` takes several times that.
+    For landing zones of a million files: 120 MB and 4 s, where `list_landing` takes several times that.
     """
-    names, marks = [], bytearray()
+    names, marks, changed = [], bytearray(), array("q")
     try:
         entries = os.scandir(landing)
     except FileNotFoundError:
-        return [], np.empty(0, np.uint64)
+        return [], np.empty(0, np.uint64), np.empty(0, np.int64)
     with entries:
         for entry in entries:
             name = entry.name
@@ -74,7 +75,8 @@ def marks_of(landing: Path) -> tuple[list[str], Marks]:
             if stat.S_ISREG(info.st_mode):
                 names.append(name)
                 marks += mark(name, info.st_size, info.st_ctime_ns)
-    return names, np.frombuffer(bytes(marks), np.uint64)
+                changed.append(info.st_ctime_ns)
+    return names, np.frombuffer(bytes(marks), np.uint64), np.array(changed, np.int64)
 
 
 def list_landing(landing: Path) -> list[Landed]:

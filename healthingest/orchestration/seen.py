@@ -8,6 +8,7 @@ old ledger. Whoever resets the cursor, or loses either, looks at all files again
 
 import json
 import secrets
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -32,7 +33,7 @@ class Seen:
     folder: Path
     recent: Recent = field(default_factory=dict)
     ledger: str | None = None
-    #: The last name that a tick with too many files looked at.
+    #: The last name whose turn came in a tick with too many files.
     after: str = ""
     #: Sorted marks of files that got their run long ago.
     known: Marks = field(default_factory=lambda: np.empty(0, np.uint64))
@@ -64,23 +65,29 @@ class Seen:
 
         Forgets what does not lie in the landing zone any more; folds the cursor where it has grown.
         """
-        names, marks = marks_of(landing)
+        names, marks, changed = marks_of(landing)
         present = {name for name in names if name in self.recent}
         self.recent = {name: said for name, said in self.recent.items() if name in present}
         if len(_taken(self._stored)) > _FOLD:
             self._fold(marks)
         done = np.concatenate([self.known, _marks(_taken(self.recent))])
-        found = sorted(names[at] for at in np.flatnonzero(~np.isin(marks, done)).tolist())
+        found = {names[at]: int(changed[at]) for at in np.flatnonzero(~np.isin(marks, done)).tolist()}
         return [landed for name in self._turn(found) if (landed := look(landing / name))]
 
-    def _turn(self, found: list[str]) -> list[str]:
-        """Those names that are to be looked at now; the others are another tick's."""
+    def _turn(self, found: Mapping[str, int]) -> list[str]:
+        """Those names (name -> when it changed) that are to be looked at now; the others are another tick's.
+
+        Half of them the newest, which shall not wait for what is looked at once more; half of them each in its turn,
+        whatever clogs the other half.
+        """
         if len(found) <= _LOOKS:
             self.after = ""
-            return found
-        taken = ([name for name in found if name > self.after] + found)[:_LOOKS]
-        self.after = taken[-1]
-        return taken
+            return sorted(found)
+        newest = set(sorted(found, key=found.__getitem__)[-_LOOKS // 2 :])
+        rest = sorted(found.keys() - newest)
+        turn = ([name for name in rest if name > self.after] + rest)[: _LOOKS // 2]
+        self.after = turn[-1]
+        return [*sorted(newest), *turn]
 
     def cursor(self) -> str:
         """The cursor to store."""
