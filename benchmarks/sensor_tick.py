@@ -26,26 +26,29 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--files", type=int, default=1_000_000)
     parser.add_argument("--new", type=int, default=100)
-    parser.add_argument("--tick", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--step", choices=["lay out", "tick"], help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     os.umask(0o077)
-    if arguments.tick:
-        print(json.dumps(_ticks()))
+    clients = [f"client{n:04}" for n in range(-(-arguments.files // (_DAYS * 3)))]
+    if arguments.step == "lay out":
+        _lay_out(clients, arguments.files, arguments.new)
+    if arguments.step:
+        print(json.dumps(_ticks() if arguments.step == "tick" else {}))
         return 0
     print(machine_line())
-    clients = [f"client{n:04}" for n in range(-(-arguments.files // (_DAYS * 3)))]
     with workplace() as root:
         env = install(root, clients)
         print(f"{arguments.files:,} files of {len(clients):,} clients, {arguments.new:,} of them new", flush=True)
-        _lay_out(env, clients, arguments.files, arguments.new)
-        took = child(["-m", "benchmarks.sensor_tick", "--tick"], env)
+        words = ["-m", "benchmarks.sensor_tick", f"--files={arguments.files}", f"--new={arguments.new}", "--step"]
+        child([*words, "lay out"], env)  # not here: a child's peak is never below its parent's
+        took = child([*words, "tick"], env)
     said = took.said
     print(f"ticks {', '.join(f'{seconds:.1f}' for seconds in said['seconds'])} s; runs asked for {said['runs']}; "
           f"cursor {max(said['cursor']):,} bytes; peak memory of the process {took.rss_mib:,.0f} MiB")  # fmt: skip
     return int(sum(said["runs"]) != arguments.new)
 
 
-def _lay_out(env: dict[str, str], clients: list[str], files: int, new: int) -> None:
+def _lay_out(clients: list[str], files: int, new: int) -> None:
     import polars as pl
 
     from healthingest.lake.audit import SCHEMA
@@ -53,7 +56,6 @@ def _lay_out(env: dict[str, str], clients: list[str], files: int, new: int) -> N
     from healthingest.places import today
     from healthingest.platform import Platform
 
-    os.environ.update({name: env[name] for name in ("HEALTHINGEST_HOME", "HEALTHINGEST_KEYRING")})
     home = Platform.open()
     first = today() - timedelta(days=_DAYS)
     every = product(range(_DAYS), ("", "_1", "_2"), clients)

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 from healthingest.landing.discovery import Landed, Marks, look, mark, marks_of
 
@@ -65,13 +66,17 @@ class Seen:
 
         Forgets what does not lie in the landing zone any more; folds the cursor where it has grown.
         """
-        names, marks, changed = marks_of(landing)
-        present = {name for name in names if name in self.recent}
+        done = np.sort(np.concatenate([self.known, _marks(_taken(self.recent))]))
+        present: set[str] = set()
+        found: dict[str, int] = {}
+        parts = [np.empty(0, np.uint64)]
+        for names, marks, changed in marks_of(landing):
+            present.update(name for name in names if name in self.recent)
+            found |= {names[at]: int(changed[at]) for at in np.flatnonzero(~_within(marks, done)).tolist()}
+            parts.append(marks)
         self.recent = {name: said for name, said in self.recent.items() if name in present}
         if len(_taken(self._stored)) > _FOLD:
-            self._fold(marks)
-        done = np.concatenate([self.known, _marks(_taken(self.recent))])
-        found = {names[at]: int(changed[at]) for at in np.flatnonzero(~np.isin(marks, done)).tolist()}
+            self._fold(np.concatenate(parts))
         return [landed for name in self._turn(found) if (landed := look(landing / name))]
 
     def _turn(self, found: Mapping[str, int]) -> list[str]:
@@ -119,6 +124,14 @@ def _taken(recent: Recent) -> Recent:
 
 def _marks(recent: Recent) -> Marks:
     return np.frombuffer(b"".join(mark(name, size, at) for name, (size, at, _) in recent.items()), np.uint64)
+
+
+def _within(marks: Marks, all_sorted: Marks) -> npt.NDArray[np.bool_]:
+    """Which marks are among some (`np.isin` would sort and copy a million of them each time)."""
+    if not all_sorted.size:
+        return np.zeros(marks.size, np.bool_)
+    at = np.minimum(np.searchsorted(all_sorted, marks), all_sorted.size - 1)
+    return np.equal(all_sorted[at], marks)
 
 
 def _place(folder: Path, ledger: str) -> Path:
