@@ -31,7 +31,7 @@ def _of_delivery(platform: Platform, rows: pl.DataFrame) -> list[str]:
     if row.get("status") == "held":
         said[-2] += " The file waits as a whole: nothing of it is in use yet."
     elif accepted := row.get("accepted"):
-        said[-2] += f" {accepted:,} were."
+        said[-2] += f" {accepted:,} {'was' if accepted == 1 else 'were'} taken."
     grouped = told.group_by("column", "problem", maintain_order=True).agg("line", "lines", records=pl.len())
     for column, problem, lines, heights, records in grouped.sort(
         "records", descending=True, maintain_order=True

@@ -13,6 +13,7 @@ from healthingest.contracts.clients import Client
 from healthingest.errors import ConfigError, PermanentError, UsageError
 from healthingest.ingest import ingest_many
 from healthingest.lake.bronze import Registered
+from healthingest.lake.reverts import is_odd
 from healthingest.members import check_as
 from healthingest.model import Counts, Outcome
 from healthingest.platform import Platform
@@ -47,6 +48,8 @@ def stale(
 ) -> list[Registered]:
     """The latest delivery of each file name, or of some, that another config than the present one, or `client`, read.
 
+    Of a name whose latest ones were taken back, the one before them, which counts instead.
+
     Raises:
         UsageError: the client cannot be served now, or has no delivery of such a name.
     """
@@ -60,14 +63,27 @@ def stale(
         raise UsageError(
             f"{client_id} has no delivery {unknown[0]!r}; healthingest quarantine list shows those it has."
         )
-    found = [latest[name] for name in names] if names else list(latest.values())
+    found = [one for name in names or latest if (one := _standing(platform, latest[name], client))]
     decided = platform.lake.audit.decided([r.delivery.file_id for r in found])
     other = [
         r for r in found
         if r.delivery.config_hash != client.config_hash
-        and decided.get(r.delivery.file_id) not in {None, "discarded", "reverted"}
+        and decided.get(r.delivery.file_id) not in {None, "discarded"}
     ]  # fmt: skip
     return sorted(other, key=lambda r: r.delivery.rank)
+
+
+def _standing(platform: Platform, latest: Registered, client: Client) -> Registered | None:
+    """The latest delivery of a name that nobody took back; None where its reading by this config is what was."""
+    client_id, bronze = latest.delivery.client_id, platform.lake.bronze
+    slot = sorted(bronze.slot(client_id, latest.delivery.file_name).items(), reverse=True)
+    gone = []
+    for found in (bronze.find(client_id, file_id) for _, file_id in slot):
+        if found and is_odd(platform.lake.reverts.number(client_id, found.delivery.file_id)):
+            gone.append((found.delivery.origin, found.delivery.config_hash))
+        elif found:
+            return None if (found.delivery.origin, client.config_hash) in gone else found
+    return None
 
 
 def foretell(platform: Platform, registered: Sequence[Registered], client: Client | None = None) -> Iterator[Foretold]:

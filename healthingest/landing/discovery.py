@@ -31,9 +31,14 @@ class Landed:
     changed_ns: int
 
 
+def _is_set_aside(name: str) -> bool:
+    """Whether a name is hidden, or marked as unfinished."""
+    return name.startswith(".") or name.endswith(_UNFINISHED)
+
+
 def look(path: Path) -> Landed | None:
     """Describe one landed file; None if it is gone, hidden, marked unfinished or not a plain file."""
-    if path.name.startswith(".") or path.name.endswith(_UNFINISHED):
+    if _is_set_aside(path.name):
         return None
     try:
         info = path.lstat()
@@ -69,7 +74,7 @@ def marks_of(landing: Path) -> Iterator[tuple[list[str], Marks, npt.NDArray[np.i
         while some := list(islice(entries, _AT_A_TIME)):
             names, marks, changed = [], bytearray(), array("q")
             for entry in some:
-                if entry.name.startswith(".") or entry.name.endswith(_UNFINISHED):
+                if _is_set_aside(entry.name):
                     continue
                 try:
                     info = entry.stat(follow_symlinks=False)

@@ -15,7 +15,9 @@ from healthingest.export import export_frame
 from healthingest.ingest import landed_before, register, replaces
 from healthingest.platform import Platform
 from healthingest.reread import foretell, read_again, stale
+from healthingest.revert import revert
 from healthingest_tests.conftest import CONTRACTS, HEADER, configure, csv_of, deliver, install, line
+from healthingest_tests.unit.test_revert import rebuilt, shown
 
 MEMBER: dict[str, Any] = yaml.safe_load((CONTRACTS / "member" / "1.yaml").read_text())
 LOOSE = "client_id: acme\nrules: [{id: city.length, column: city, max_length: 500}]\n"
@@ -48,6 +50,26 @@ def again(home: Platform, *names: str) -> list[str]:
     platform = Platform.open(home.places)
     groups = list(read_again(platform, stale(platform, "acme", names), run_id="again"))
     return [f"{o.delivery.file_name} {o.delivery.delivery_no} {o.status}" for group in groups for o in group]
+
+
+def test_what_counts_in_the_place_of_a_reverted_delivery_is_read_again(home: Platform) -> None:
+    deliver(home, "acme_20250106.csv", csv_of(line("M1", city=LONG), line("M2")))
+    second = deliver(home, "acme_20250106.csv", csv_of(line("M3"))).delivery
+    revert(home, second, by="jane", reason="the wrong file", wait=0)
+    home = configure(home, LOOSE)
+    assert again(home) == ["acme_20250106.csv 3 succeeded"]
+    assert shown(home).keys() == {"M1", "M2"}
+    assert shown(rebuilt(home)).keys() == {"M1", "M2"}
+
+
+def test_a_reading_that_was_taken_back_is_not_made_again_by_the_same_config(home: Platform) -> None:
+    deliver(home, "acme_20250106.csv", csv_of(line("M1", city=LONG), line("M2")))
+    home = configure(home, LOOSE)
+    again(home)
+    (latest,) = home.lake.bronze.latest("acme")
+    revert(home, latest.delivery, by="jane", reason="the rule was right", wait=0)
+    assert stale(home, "acme") == []
+    assert shown(home).keys() == {"M2"}
 
 
 def test_a_rule_that_is_eased_releases_what_it_kept_out_and_later_files_still_win(
