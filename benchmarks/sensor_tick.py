@@ -1,7 +1,7 @@
 """How long one tick of the landing zone's sensor takes with a million files in the folder, a few of them new.
 
 All but the new ones were seen before: they stand in the sensor's ledger and have a row in the audit table. A child
-process loads the definitions, then ticks twice, as a code server does; the second figure is that of every later tick.
+process loads the definitions, then ticks three times, as a code server does; the last finds nothing new.
 
 Example: python -m benchmarks.sensor_tick --files 1000000 --new 100
 """

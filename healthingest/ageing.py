@@ -37,7 +37,7 @@ def ageing(output: Path, now: datetime) -> dict[str, Waiting]:
     rows = Quarantine.at(output).frame(columns, pl.col("state") == "open")
     if rows.is_empty():
         return {}
-    rows = rows.join(Audit.at(output).standing().select("file_id", "came"), on="file_id")
+    rows = rows.join(Audit.at(output).standing(), on="file_id")
     rows = rows.with_columns(age=now - pl.min_horizontal("came", "quarantined_at"))
     return {str(client): _waiting(str(client), part["age"]) for (client,), part in rows.group_by("client_id")}
 

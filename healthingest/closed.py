@@ -6,7 +6,6 @@ time, and a table that is built again comes to the same.
 
 from healthingest.lake.discards import Span
 from healthingest.lake.lake import Lake
-from healthingest.lake.reverts import is_odd
 from healthingest.lake.silver import APPLIED, DISCARDED, Snapshot
 from healthingest.model import Delivery
 from healthingest.platform import Platform
@@ -17,12 +16,16 @@ def settle_records(platform: Platform, delivery: Delivery) -> None:
     lake, client_id = platform.lake, delivery.client_id
     snapshot = Snapshot(lake.silver_of(client_id).snapshot(), client_id)
     readings = [one.delivery for one in lake.bronze.readings(delivery)]
-    counting = [d.delivery_no for d in readings if snapshot.state(d.file_id) == APPLIED and not _gone(lake, d)]
+    counting = [
+        d.delivery_no
+        for d in readings
+        if snapshot.state(d.file_id) == APPLIED and not lake.reverts.gone(client_id, d.file_id)
+    ]
     given_up = _given_up(lake, delivery)
     for one in readings:
         if snapshot.state(one.file_id) == DISCARDED:
             state = "discarded"
-        elif _gone(lake, one):
+        elif lake.reverts.gone(client_id, one.file_id):
             state = "reverted"
         else:
             state = "released" if max(counting, default=0) > one.delivery_no else "open"
@@ -32,7 +35,3 @@ def settle_records(platform: Platform, delivery: Delivery) -> None:
 def _given_up(lake: Lake, delivery: Delivery) -> set[Span]:
     """Where the records stand that somebody gave up, and nobody took up again."""
     return {span for span, word in lake.discards.of(delivery.client_id, delivery.origin).items() if not word.open}
-
-
-def _gone(lake: Lake, delivery: Delivery) -> bool:
-    return is_odd(lake.reverts.number(delivery.client_id, delivery.file_id))

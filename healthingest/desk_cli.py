@@ -109,13 +109,13 @@ def feedback_command(
     from healthingest.feedback import letter
     from healthingest.places import Places
     from healthingest.private_file import check_target, write_text
-    from healthingest.rejections import rejected, tasks, with_words
+    from healthingest.rejections import rejected, tasks
 
     if not files and not client:
         raise UsageError("Name files, or a client with --client: a letter is for one sender.")
     check_target(Places.from_env(), out, {".md", ".txt"})
     platform = open_platform()
-    rows = tasks(platform, with_words(platform, rejected(platform, wanted(files, client, day, None, None))))
+    rows = tasks(platform, rejected(platform, wanted(files, client, day, None, None)))
     if rows.is_empty():
         raise UsageError("Nothing of these files is open: there is nothing to write to the sender.")
     if rows["client_id"].n_unique() > 1:

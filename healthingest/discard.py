@@ -22,10 +22,10 @@ def chosen(platform: Platform, wanted: Wanted, records: Sequence[int] = (), *, b
         UsageError: nothing is known of a file that was named, or all of it was discarded as a whole.
     """
     rows = rejected(platform, wanted)
-    rows = with_words(platform, rows.filter(pl.col("record_no").is_in(list(records))) if records else rows)
+    rows = rows.filter(pl.col("record_no").is_in(list(records))) if records else rows
     if not back:
         return tasks(platform, rows)
-    rows = rows.filter(pl.col("state") == "discarded")
+    rows = with_words(platform, rows).filter(pl.col("state") == "discarded")
     single = rows.filter(~pl.col("state_of_file"))
     if rows.height and single.is_empty():
         raise UsageError(f"{rows['file_name'][0]} was discarded as a whole, which is final; its records stay closed.")

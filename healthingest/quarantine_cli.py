@@ -153,14 +153,14 @@ def export_command(
     """
     from healthingest.places import Places
     from healthingest.private_file import check_target, write_private
-    from healthingest.rejections import problems, rejected, tasks, with_words
+    from healthingest.rejections import problems, rejected, tasks
     from healthingest.repair import for_repair
 
     check_target(Places.from_env(), out)
     platform = open_platform()
     rows = rejected(platform, wanted(files, client, day, rule, None if repair else state))
     if repair:
-        rows = tasks(platform, with_words(platform, rows))
+        rows = tasks(platform, rows)
         feedback = for_repair(platform, rows, _reader(platform, role, purpose))
     else:
         feedback = problems(platform, rows, _reader(platform, role, purpose) if values else None)

@@ -74,7 +74,11 @@ def rejected(platform: Platform, wanted: Wanted) -> pl.DataFrame:
 
 
 def tasks(platform: Platform, rows: pl.DataFrame) -> pl.DataFrame:
-    """Those rows of quarantine that wait for somebody: open, of a delivery that no later one of its name replaced."""
+    """Those rows of quarantine that wait for somebody: open, of a delivery that no later one of its name replaced.
+
+    With what `with_words` adds, and open as that says it.
+    """
+    rows = with_words(platform, rows)
     standing = platform.lake.audit.standing()["file_id"].implode()
     return rows.filter((pl.col("state") == "open") & pl.col("file_id").is_in(standing))
 

@@ -13,7 +13,6 @@ from healthingest.contracts.clients import Client
 from healthingest.errors import ConfigError, PermanentError, UsageError
 from healthingest.ingest import ingest_many
 from healthingest.lake.bronze import Registered
-from healthingest.lake.reverts import is_odd
 from healthingest.members import check_as
 from healthingest.model import Counts, Outcome
 from healthingest.platform import Platform
@@ -79,7 +78,7 @@ def _standing(platform: Platform, latest: Registered, client: Client) -> Registe
     slot = sorted(bronze.slot(client_id, latest.delivery.file_name).items(), reverse=True)
     gone = []
     for found in (bronze.find(client_id, file_id) for _, file_id in slot):
-        if found and is_odd(platform.lake.reverts.number(client_id, found.delivery.file_id)):
+        if found and platform.lake.reverts.gone(client_id, found.delivery.file_id):
             gone.append((found.delivery.origin, found.delivery.config_hash))
         elif found:
             return None if (found.delivery.origin, client.config_hash) in gone else found

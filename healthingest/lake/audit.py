@@ -141,8 +141,8 @@ class Audit(Table):
     def standing(self) -> pl.DataFrame:
         """Deliveries whose rejected records wait for somebody: of each that was received the latest reading.
 
-        Taken in or held, and not replaced by a later one of their name. Columns: client_id, file_id, status (String),
-        came (Datetime: when what was received first came to an end).
+        Taken in or held, and not replaced by a later one of their name. Columns: file_id (String), came (Datetime: when
+        what was received first came to an end).
         """
         known = self.frame(
             ["client_id", "file_id", "file_name", "delivery_no", "status", "reread_of", "ingestion_time"]
@@ -153,7 +153,7 @@ class Audit(Table):
         alive = alive.filter(pl.col("latest").is_null() | (pl.col("delivery_no") >= pl.col("latest")))
         alive = alive.filter(pl.col("delivery_no") == pl.col("delivery_no").max().over("client_id", "origin"))
         first = known.select(pl.col("file_id").alias("origin"), came="ingestion_time")
-        return alive.join(first, on="origin", how="left").select("client_id", "file_id", "status", "came")
+        return alive.join(first, on="origin", how="left").select("file_id", "came")
 
     def rows(self, file_ids: Collection[str]) -> dict[str, dict[str, Any]]:
         """file_id -> row (column -> value) of those deliveries that have one."""

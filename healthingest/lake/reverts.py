@@ -59,6 +59,10 @@ class Reverts:
         folder = self.root / client_id / file_id
         return max((int(place.stem) for place in folder.glob("*.json")), default=0) if folder.is_dir() else 0
 
+    def gone(self, client_id: str, file_id: str) -> bool:
+        """Whether a delivery is taken back now."""
+        return is_odd(self.number(client_id, file_id))
+
     def numbers(self, client_id: str) -> dict[str, int]:
         """The same of every delivery of a client that somebody ever took back."""
         folder = self.root / client_id
