@@ -20,6 +20,7 @@ from healthingest.platform import Platform
 from healthingest.privacy import tokens
 from healthingest.records.redact import Found, Names, find_records, hold_ids
 from healthingest.silence import find_in_bronze, reading_client
+from healthingest.storage.files import scan_parquet
 
 
 @dataclass
@@ -137,7 +138,7 @@ def _quarantine(platform: Platform, member: Member) -> Looked:
     client_id, looked = member.client_id, Looked()
     clients: dict[str, Any] = {}
     for path in platform.lake.quarantine.files_of(client_id):
-        rows = pl.read_parquet(path, columns=["file_id", "record_no", "sealed_record"], hive_partitioning=False)
+        rows = scan_parquet(path, hive_partitioning=False).select("file_id", "record_no", "sealed_record").collect()
         looked.files += 1
         for (file_id,), part in rows.drop_nulls().group_by("file_id"):
             looked.rows += part.height
@@ -166,7 +167,7 @@ def _vault(platform: Platform, member: Member) -> Looked:
 def _tables(tables: Sequence[Table], member: Member, but: Collection[Path]) -> Looked:
     looked = Looked()
     for path in {path for table in tables for path in table.files_of(member.client_id)} - set(but):
-        found = pl.read_parquet(path, columns=["member_token"], hive_partitioning=False)["member_token"]
+        found = scan_parquet(path, hive_partitioning=False).select("member_token").collect()["member_token"]
         looked.files += 1
         looked.rows += len(found)
         looked.found += int(found.eq(member.token).sum())

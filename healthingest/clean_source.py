@@ -14,10 +14,17 @@ from healthingest.errors import HealthingestError, UnroutableError
 from healthingest.landing.discovery import is_complete, list_landing
 from healthingest.landing.names import printable
 from healthingest.platform import Platform
+from healthingest.storage.objects import ObjectPath
 
 
 def clean_landing(platform: Platform) -> Iterator[str]:
-    """Do so; yields a sentence for each file that went."""
+    """Do so; yields a sentence for each file that went.
+
+    Not in an object store: what lands between the last look and the deletion would be lost there unseen. Its lifecycle
+    rules do it.
+    """
+    if isinstance(platform.places.landing, ObjectPath):
+        return
     for landed in list_landing(platform.places.landing):
         try:
             client_id = platform.route(landed.name).client_id

@@ -9,6 +9,7 @@ from typing import Literal, NamedTuple
 
 from healthingest.errors import HealthingestError, scrubbed
 from healthingest.places import Places
+from healthingest.storage.objects import ObjectPath
 
 #: Versions that the design rests on; others are known to lose or leak data.
 _PINNED = {"deltalake": "1.6.3", "dagster": "1.13.27"}
@@ -51,13 +52,26 @@ def _versions(_: Places) -> Iterator[Finding]:
 
 def _folders(places: Places) -> Iterator[Finding]:
     for name, folder in (("configs", places.configs), ("landing zone", places.landing), ("output", places.output)):
-        if not folder.is_dir():
+        if isinstance(folder, ObjectPath):
+            yield from _store(name, folder, places)
+        elif not folder.is_dir():
             missing = "is missing; it is made at the first ingest" if name == "output" else "is missing; make it"
             yield Finding("warn" if name == "output" else "fail", name, f"{folder} {missing}")
         elif name == "output" and not os.access(folder, os.W_OK):
             yield Finding("fail", name, f"{folder} cannot be written; change its owner")
         else:
             yield Finding("ok", name, str(folder))
+
+
+def _store(name: str, folder: ObjectPath, places: Places) -> Iterator[Finding]:
+    from healthingest.storage.probe import require_usable
+
+    folder.is_dir()  # raises if it cannot be listed
+    if name == "output":
+        require_usable(folder, prod=places.env == "prod")
+        yield Finding("ok", name, f"{folder} refuses to make an object twice, as it must")
+    else:
+        yield Finding("ok", name, str(folder))
 
 
 def _keyring(places: Places) -> Iterator[Finding]:

@@ -7,7 +7,6 @@ is deleted. Every step may be repeated; whoever died is finished by the same com
 
 import json
 import secrets
-import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -35,6 +34,8 @@ from healthingest.privacy.keyring_file import destroy_keys
 from healthingest.privacy.roles import actor, reason_given
 from healthingest.records.redact import hold_ids
 from healthingest.silence import reading_client, take_out_of_bronze
+from healthingest.storage.files import put, remove_tree
+from healthingest.storage.objects import ObjectPath, place_of
 
 #: How long the change data of the removal itself stays: it tells those who follow silver to remove the member too.
 NOTICE = timedelta(days=7)
@@ -109,7 +110,7 @@ def erase_member(platform: Platform, client_id: str, member_id: str, request: Re
         noted = lake.erasures.note(client_id, entry) or {"at": _now(), "notices": []}
         lake.erasures.put(client_id, entry, noted)
         removed = _remove(platform, member, request)
-        notices = [p for p in map(Path, noted["notices"]) if p.exists()] + removed.notices
+        notices = [p for p in map(place_of, noted["notices"]) if p.exists()] + removed.notices
         until = datetime.now(UTC) + request.notice
         if "notice_until" in noted and not removed.notices:
             until = datetime.fromisoformat(noted["notice_until"])
@@ -172,7 +173,7 @@ def erase_client(platform: Platform, client_id: str, request: Request) -> dict[s
         for name, folder in folders.items():
             request.on_step(name)
             counts[name] = sum(1 for path in folder.rglob("*") if path.is_file()) if folder.is_dir() else 0
-            shutil.rmtree(folder, ignore_errors=True)
+            remove_tree(folder)
         left = sum(1 for folder in folders.values() if folder.exists())
         left += sum(len(t.files_of(client_id)) for t in tables)
         if left:
@@ -221,7 +222,7 @@ def drop_notices(platform: Platform) -> int:
         for entry in ledger.entries(client_id):
             note = ledger.note(client_id, entry) or {}
             if note.get("notices") and datetime.fromisoformat(note["notice_until"]) <= datetime.now(UTC):
-                for path in map(Path, note["notices"]):
+                for path in map(place_of, note["notices"]):
                     dropped += path.exists()
                     path.unlink(missing_ok=True)
                 ledger.put(client_id, entry, note | {"notices": []})
@@ -385,17 +386,20 @@ def _certificate(
         "software": f"healthingest {version('healthingest')}",
         "keyring_id": platform.keyring.keyring_id,
         "table_versions": {name: table.version() for name, table in tables.items()},
-        "backups": {"until": request.backups_until, "object_versions": "none: the tables lie on a file system"},
+        "backups": {"until": request.backups_until, "object_versions": _versions_kept(platform)},
     }
     return signed(platform.keyring.narrowed(["certificate"], [SHARED]), head | dict(said))
 
 
+def _versions_kept(platform: Platform) -> str:
+    if isinstance(platform.places.output, ObjectPath):
+        return "not known here: if the bucket keeps versions or snapshots, its lifecycle rules must end those too"
+    return "none: the tables lie on a file system"
+
+
 def _publish(platform: Platform, client_id: str, certificate: Mapping[str, Any]) -> None:
     folder = platform.places.output / "checkpoint" / "certificates"
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    temporary = folder / f".{certificate['id']}.tmp"
-    temporary.write_text(json.dumps(certificate, indent=1))
-    temporary.rename(folder / f"{certificate['id']}.json")
+    put(folder / f"{certificate['id']}.json", json.dumps(certificate, indent=1).encode())
     details = {"who": actor(), "certificate": certificate["id"], "what": certificate["kind"]}
     platform.lake.events.append(client_id, "erased", "", details)
 

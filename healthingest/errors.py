@@ -41,6 +41,12 @@ class KeyringError(HealthingestError):
     kind = "keyring"
 
 
+class StorageError(HealthingestError):
+    """An object store cannot be used as it is, or a place in it not as a local file; an operator must act."""
+
+    kind = "storage"
+
+
 class UnroutableError(HealthingestError):
     """A landed file belongs to no client or partition; its sender or the operator must rename or remove it."""
 

@@ -73,10 +73,12 @@ def _landed(places: "Places") -> list[Path]:
 
 
 def _named(places: "Places", files: list[str]) -> list[Path]:
+    from healthingest.storage.objects import place_of
+
     paths = []
     for name in files:
         path = Path(name)
-        path = path if path.exists() else places.landing / name
+        path = place_of(name) if "://" in name else path if path.exists() else places.landing / name
         if not path.is_file():
             raise UsageError(f"There is no file {name!r}, here or in {places.landing}.")
         paths.append(path)

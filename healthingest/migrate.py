@@ -9,7 +9,6 @@ from dataclasses import replace
 from datetime import UTC, date, datetime
 
 import polars as pl
-from deltalake import DeltaTable
 
 from healthingest.approve import replay
 from healthingest.contracts.contract import Contract, load_contract
@@ -252,8 +251,8 @@ def _take_out(platform: Platform, client_id: str, leaving: Mapping[str, str]) ->
 
 def _comment(platform: Platform, client_id: str, column: str, text: str) -> None:
     """Say of a column of the client's table of silver what it holds."""
-    uri = platform.lake.silver_of(client_id).uri
-    retry(lambda: DeltaTable(uri).alter.set_column_metadata(column, {"comment": text}))
+    silver = platform.lake.silver_of(client_id)
+    retry(lambda: silver.handle().alter.set_column_metadata(column, {"comment": text}))
 
 
 def _still_used(platform: Platform, client_id: str, column: str) -> str:

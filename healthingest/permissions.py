@@ -13,6 +13,7 @@ from itertools import islice
 from pathlib import Path
 
 from healthingest.places import Places
+from healthingest.storage.objects import ObjectPath
 
 #: Below the output folder: what a group may reach.
 _SHARED = (
@@ -74,7 +75,7 @@ def _configs(places: Places) -> Iterator[Wide]:
 
 
 def _landing(places: Places) -> Iterator[Wide]:
-    if places.landing.is_dir() and _mode(places.landing) & _OTHERS:
+    if not isinstance(places.landing, ObjectPath) and places.landing.is_dir() and _mode(places.landing) & _OTHERS:
         yield Wide(
             grave=False, text=f"Everybody on this machine gets into {places.landing}; run: chmod o= {places.landing}"
         )
@@ -84,6 +85,8 @@ def _above(places: Places) -> Iterator[Wide]:
     """Who can change a folder can put another in the place of one that lies in it, whatever that one's permissions."""
     told: set[Path] = set()
     for place in (places.keyring.parent, places.configs, places.landing, places.output):
+        if isinstance(place, ObjectPath):
+            continue  # who may do what there is the store's to say
         for folder in place.parents:
             mode = folder.stat().st_mode if folder.is_dir() else 0
             if mode & stat.S_IWOTH and not mode & stat.S_ISVTX and folder not in told:
@@ -94,7 +97,7 @@ def _above(places: Places) -> Iterator[Wide]:
 
 def _output(places: Places) -> Iterator[Wide]:
     root = places.output
-    if not root.is_dir():
+    if isinstance(root, ObjectPath) or not root.is_dir():
         return
     owner = root.stat().st_uid
     found: dict[_Way, list[Path]] = {}

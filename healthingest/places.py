@@ -7,6 +7,8 @@ from datetime import UTC, date, datetime
 from pathlib import Path
 
 from healthingest.errors import UsageError
+from healthingest.storage.objects import place_of
+from healthingest.storage.options import configs_folder
 
 DEFAULT_FIRST_DATE = date(2015, 1, 1)
 
@@ -17,6 +19,7 @@ class Places:
 
     home: Path
     configs: Path
+    #: Both may be in an object store (`storage.objects.ObjectPath`).
     landing: Path
     output: Path
     keyring: Path
@@ -31,13 +34,15 @@ class Places:
 
         Raises:
             UsageError: HEALTHINGEST_ENV or HEALTHINGEST_FIRST_DATE holds something else than allowed.
+            StorageError: a place is a URI of no object store that is known here.
         """
         home = Path(env.get("HEALTHINGEST_HOME") or Path.cwd()).expanduser().resolve()
 
-        def place(name: str, default: Path) -> Path:
-            if "://" in env.get(name, ""):
-                raise UsageError(f"{name} must be a local folder; object stores are not supported yet.")
-            return Path(env.get(name) or default).expanduser().resolve()
+        def place(name: str, default: Path, *, anywhere: bool = False) -> Path:
+            said = env.get(name) or ""
+            if "://" in said and not anywhere:
+                raise UsageError(f"{name} must be a local place; an object store can hold input and output only.")
+            return (place_of(said) if said else default).expanduser().resolve()
 
         mode = env.get("HEALTHINGEST_ENV") or "dev"
         if mode not in {"dev", "prod"}:
@@ -49,9 +54,9 @@ class Places:
             raise UsageError("HEALTHINGEST_FIRST_DATE must be a date like 2015-01-01.") from None
         return cls(
             home=home,
-            configs=place("HEALTHINGEST_CONFIGS", home / "client_configs"),
-            landing=place("HEALTHINGEST_INPUT", home / "input" / "raw"),
-            output=place("HEALTHINGEST_OUTPUT", home / "output"),
+            configs=configs_folder(env),
+            landing=place("HEALTHINGEST_INPUT", home / "input" / "raw", anywhere=True),
+            output=place("HEALTHINGEST_OUTPUT", home / "output", anywhere=True),
             keyring=place("HEALTHINGEST_KEYRING", config_home / "healthingest" / "keyring.json"),
             env=mode,
             first_date=first,

@@ -16,6 +16,8 @@ from healthingest.privacy import tokens
 from healthingest.privacy.keyring import Keyring
 from healthingest.privacy.keyring_file import give_keys, open_keyring, stamp
 from healthingest.privacy.roles import actor
+from healthingest.storage.objects import ObjectPath
+from healthingest.storage.probe import require_usable
 
 
 @dataclass(frozen=True)
@@ -45,8 +47,11 @@ class Platform:
             KeyringError: the keyring is missing, damaged or not the one the data was written with.
             IncompleteError: a table is gone that others say was there.
             UsageError: a HEALTHINGEST_* variable holds something that is not allowed.
+            StorageError: the object store that holds the output folder cannot be used.
         """
         places = places or Places.from_env()
+        if isinstance(places.output, ObjectPath):
+            require_usable(places.output, prod=places.env == "prod")
         clients = known_clients(places)
         groups = {client_id: clients.clients[client_id].contract.groups for client_id in clients.active}
         keyring, seen = _keyring_of(places, groups)

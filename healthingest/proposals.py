@@ -4,7 +4,6 @@ A proposal is open as long as the client's present config does not take in what 
 whoever mends the YAML by hand closes it as well, and nothing is left to be kept in step. Needs no keys.
 """
 
-import secrets
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -22,6 +21,7 @@ from healthingest.lake.audit import Audit
 from healthingest.lake.proposals import Drifts, Noted, Word, Words
 from healthingest.places import Places
 from healthingest.records.drift import Drift, Kind
+from healthingest.storage.files import put
 
 State = Literal["open", "second person", "applied", "rejected", "noted"]
 _SHOWN = 20
@@ -227,14 +227,6 @@ def as_document(
 
 def write_file(places: Places, document: Mapping[str, Any]) -> Path:
     """Write a proposal's file, `output/proposals/<id>.yaml`, in the place of the one before."""
-    folder = places.output / "proposals"
-    folder.mkdir(parents=True, exist_ok=True)
-    target = folder / f"{document['proposal']}.yaml"
-    temporary = folder / f".{secrets.token_hex(8)}.tmp"
-    try:
-        text = yaml.safe_dump(dict(document), sort_keys=False, allow_unicode=True, width=120)
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(target)
-    finally:
-        temporary.unlink(missing_ok=True)
+    target = places.output / "proposals" / f"{document['proposal']}.yaml"
+    put(target, yaml.safe_dump(dict(document), sort_keys=False, allow_unicode=True, width=120).encode())
     return target

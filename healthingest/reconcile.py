@@ -159,7 +159,7 @@ def _pinned(places: Places) -> Iterator[Contract]:
     audit, columns = Audit.at(places.output), ["client_id", "config_hash", "file_id"]
     if not audit.exists():
         return
-    scan = pl.scan_delta(DeltaTable(audit.uri))  # as it is: `frame` would add columns that it lacks
+    scan = pl.scan_delta(audit.handle())  # as it is: `frame` would add columns that it lacks
     if not {*columns} <= {*scan.collect_schema()}:
         return
     rows = scan.select(columns).drop_nulls().unique(columns[:2]).collect()
@@ -178,7 +178,7 @@ def _pinned(places: Places) -> Iterator[Contract]:
 def _of(wanted: Wanted) -> Iterator[Difference]:
     if not wanted.table.exists():
         return
-    name, handle = wanted.name, DeltaTable(wanted.table.uri, without_files=True)
+    name, handle = wanted.name, wanted.table.handle(without_files=True)
     real = {field.name: field for field in handle.schema().fields}
     should = {field.name: field for field in delta_schema(wanted.schema, wanted.comments).fields}
     for column, one in should.items():
@@ -239,7 +239,7 @@ def _type(field: Field) -> str:
 
 def _repair(wanted: Wanted) -> None:
     """Each change is a commit of its own, on a fresh handle; what others have done meanwhile is left out."""
-    table, handle = wanted.table, DeltaTable(wanted.table.uri)
+    table, handle = wanted.table, wanted.table.handle()
     real = {field.name: field for field in handle.schema().fields}
     should = list(delta_schema(wanted.schema, wanted.comments).fields)
     if missing := [field for field in should if field.name not in real]:
@@ -247,12 +247,12 @@ def _repair(wanted: Wanted) -> None:
     for one in should:
         if one.name in real and not _says(real[one.name], one, wanted.as_good.get(one.name, ())):
             comment = str(one.metadata["comment"])
-            DeltaTable(table.uri).alter.set_column_metadata(one.name, {"comment": comment})
+            table.handle().alter.set_column_metadata(one.name, {"comment": comment})
     said = handle.metadata()
     if said.name != table.path.name:
-        DeltaTable(table.uri).alter.set_table_name(table.path.name)
+        table.handle().alter.set_table_name(table.path.name)
     if said.description != table.description:
-        DeltaTable(table.uri).alter.set_table_description(table.description)
+        table.handle().alter.set_table_description(table.description)
     off = {k: v for k, v in table.configuration.items() if said.configuration.get(k) != v}
     if off:
-        DeltaTable(table.uri).alter.set_table_properties(off, raise_if_not_exists=False)
+        table.handle().alter.set_table_properties(off, raise_if_not_exists=False)

@@ -20,7 +20,8 @@ from urllib.parse import quote
 from healthingest.alerting.http import TIMEOUT_SECONDS, UnreachableError, request
 from healthingest.alerting.message import Message
 from healthingest.alerting.render import clipped, footer, headline, more, parts, plain, title
-from healthingest.alerting.settings import Email, PagerDuty, Place, SecretError, Slack, SlackBot, Teams, Webhook, secret
+from healthingest.alerting.settings import Email, PagerDuty, Place, Slack, SlackBot, Teams, Webhook
+from healthingest.contracts.secret import SecretError, secret
 from healthingest.errors import HealthingestError
 
 _TOO_MANY = 429

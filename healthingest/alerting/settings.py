@@ -5,8 +5,6 @@ file there are no places but those that clients name themselves; alerts are kept
 """
 
 import contextlib
-import os
-import secrets
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -17,44 +15,17 @@ from pydantic import AfterValidator, Field, StrictInt, StrictStr, field_validato
 from healthingest.alerting.conditions import CONDITIONS, kind_of
 from healthingest.alerting.message import SEVERITIES, Severity
 from healthingest.contracts import strict_yaml
-from healthingest.contracts.clients import SECRET_REFERENCE, Client
+from healthingest.contracts.clients import Client
 from healthingest.contracts.duration import Duration
 from healthingest.contracts.rules import Strict
-from healthingest.errors import ConfigError, HealthingestError
+from healthingest.contracts.secret import SecretRef
+from healthingest.errors import ConfigError
+from healthingest.storage.files import put
 
 FILE = "alerts.yaml"
 
 
-class SecretError(HealthingestError):
-    """A secret that alerts.yaml or a client's config names is not there; who sets it must act."""
-
-    kind = "secret"
-
-
-def _reference(value: str) -> str:
-    if not SECRET_REFERENCE.fullmatch(value):
-        raise ValueError("name the secret as env:VARIABLE or file:PATH, never write it here")
-    return value
-
-
-SecretRef = Annotated[StrictStr, AfterValidator(_reference)]
 Name = Annotated[StrictStr, Field(pattern=r"^[a-z][a-z0-9_-]{0,40}$")]
-
-
-def secret(reference: str, env: Mapping[str, str] = os.environ) -> str:
-    """The secret that a reference names, without the white space around it.
-
-    Raises:
-        SecretError: it is not there, or empty.
-    """
-    kind, _, where = reference.partition(":")
-    try:
-        value = env.get(where, "") if kind == "env" else Path(where).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError):
-        value = ""
-    if not value.strip():
-        raise SecretError(f"The secret {reference} is not there; set it for the process that sends alerts.")
-    return value.strip()
 
 
 # --- places -------------------------------------------------------------------------------------------------------
@@ -355,9 +326,4 @@ def settings_or_last(configs: Path, last: Path) -> tuple[Settings, ConfigError |
 def _keep(text: str, last: Path) -> None:
     if not last.exists() or last.read_text(encoding="utf-8") != text:
         last.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        temporary = last.with_name(f".{secrets.token_hex(8)}.tmp")
-        try:
-            temporary.write_text(text, encoding="utf-8")
-            temporary.replace(last)
-        finally:
-            temporary.unlink(missing_ok=True)
+        put(last, text.encode())

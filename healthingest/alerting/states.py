@@ -21,6 +21,7 @@ from healthingest.landing.names import printable
 from healthingest.places import Places
 from healthingest.proposals import Proposal, proposals_of
 from healthingest.reconcile import differences
+from healthingest.storage.objects import ObjectPath
 
 #: A delivery that nobody has decided for so long is nobody's any more.
 _UNDECIDED_FOR = timedelta(minutes=30)
@@ -142,6 +143,8 @@ def of_machine(scene: Scene) -> Found:
         folders["DAGSTER_HOME"] = Path(home)
     seen: set[int] = set()
     for name, folder in folders.items():
+        if isinstance(folder, ObjectPath):
+            continue
         if folder.is_dir() and (device := folder.stat().st_dev) not in seen:
             seen.add(device)
             usage = shutil.disk_usage(folder)

@@ -22,9 +22,10 @@ from healthingest.alerting.message import Item, Message
 from healthingest.alerting.outbox import Parcel, begun, drop_unknown, parcels, refused, sent
 from healthingest.alerting.places import PartlySentError, SendError, send
 from healthingest.alerting.scene import Found, Scene
-from healthingest.alerting.settings import Place, Settings, doubts, load_settings, secret, settings_or_last
+from healthingest.alerting.settings import Place, Settings, doubts, load_settings, settings_or_last
 from healthingest.alerting.store import AlertStore, Loaded, Seen
 from healthingest.contracts.clients import ClientSet, fingerprint
+from healthingest.contracts.secret import secret
 from healthingest.errors import HealthingestError, UsageError, scrubbed, unexpected
 from healthingest.lake.registrations import known_clients
 from healthingest.places import Places

@@ -22,6 +22,7 @@ from healthingest.contracts.duration import Duration
 from healthingest.contracts.freshness import Freshness
 from healthingest.contracts.hooks import Hook, load_hook, try_hook
 from healthingest.contracts.rules import Rule, Strict
+from healthingest.contracts.secret import SECRET_REFERENCE
 from healthingest.contracts.source import ColumnSource, Source, Transform
 from healthingest.contracts.versions import hold_against_registry, silver_types
 from healthingest.errors import ConfigError
@@ -32,8 +33,6 @@ _PINNED = {
     "client_id", "contract", "source", "columns", "transform", "rules", "quality", "schema_evolution", "silver",
     "policies", "membership",
 }  # fmt: skip
-#: How a config names a secret that it must not hold.
-SECRET_REFERENCE = re.compile(r"env:[A-Za-z_][A-Za-z0-9_]*|file:.+")
 CLIENT_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,62}")
 
 
@@ -375,7 +374,7 @@ def load_clients(
     problems: list[ConfigError] = []
     tables: dict[str, _Types] = {}
     for file in sorted([*places.configs.glob("*.yaml"), *places.configs.glob("*.yml")]):
-        if file.name in {"roles.yaml", "alerts.yaml"} or file.name.startswith("."):
+        if file.name in {"roles.yaml", "alerts.yaml", "storage.yaml"} or file.name.startswith("."):
             continue
         try:
             client = load_client(file, places.configs, published, env=places.env)

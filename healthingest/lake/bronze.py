@@ -17,7 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, date, datetime
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import IO, Any, BinaryIO, cast
 
 import pyarrow as pa
 
@@ -29,6 +29,9 @@ from healthingest.model import Delivery
 from healthingest.privacy import tokens
 from healthingest.privacy.keyring import Keyring
 from healthingest.privacy.seal import SealedReader, SealedWriter
+from healthingest.storage import lease
+from healthingest.storage.files import new_file, put, put_new
+from healthingest.storage.objects import ObjectPath
 
 _BLOCK = 4 * 1024 * 1024
 _SEALED = ".sealed"
@@ -151,13 +154,14 @@ class Bronze:
 
     def find(self, client_id: str, file_id: str) -> Registered | None:
         """The registered delivery, or None."""
-        manifest = self.root / client_id / f"{file_id}.json"
-        return _read_manifest(manifest) if manifest.exists() else None
+        try:
+            return _read_manifest(self.root / client_id / f"{file_id}.json")
+        except FileNotFoundError:
+            return None
 
     def slot(self, client_id: str, file_name: str) -> dict[int, str]:
         """What was delivered under one file name: delivery number -> file_id."""
-        folder = self.root / client_id / "slots" / file_name
-        return {int(place.name): place.read_text() for place in folder.iterdir()} if folder.is_dir() else {}
+        return _taken(self.root / client_id / "slots" / file_name)
 
     def readings(self, delivery: Delivery) -> list[Registered]:
         """The deliveries of the same received bytes, this one among them, in the order of their numbers."""
@@ -332,9 +336,9 @@ class Bronze:
         except OSError:
             raise UnroutableError(_UNREADABLE) from None
         with landed:
-            before = _stamp_of(os.fstat(landed.fileno()))
+            before = _stamp_open(landed, path)
             read = self._seal(iter(lambda: landed.read(_BLOCK), b""), target, client)
-            after = _stamp_of(os.fstat(landed.fileno()))
+            after = _stamp_open(landed, path)
         if before != after:
             raise UnroutableError(_CHANGED)
         return replace(read, stamp=after)
@@ -347,8 +351,8 @@ class Bronze:
             digest.update(chunk)
             preflight.feed(chunk)
 
-        with target.open("xb") as file, ThreadPoolExecutor(1, "healthingest-look") as beside:
-            writer = SealedWriter(file, self._keyring.derive("bronze", client.client_id))
+        with new_file(target) as file, ThreadPoolExecutor(1, "healthingest-look") as beside:
+            writer = SealedWriter(cast("BinaryIO", file), self._keyring.derive("bronze", client.client_id))
             with pa.CompressedOutputStream(pa.PythonFile(writer, mode="w"), "zstd") as compressed:
                 for chunk in chunks:
                     looked = beside.submit(look, chunk)
@@ -357,8 +361,6 @@ class Bronze:
                     looked.result()
             if not writer.finished:
                 writer.finish()
-            file.flush()
-            os.fsync(file.fileno())
         return _Read(digest.digest(), size, preflight.facts(), (0, 0, 0, 0))
 
     def _write_manifest(
@@ -405,12 +407,7 @@ class Bronze:
         return note.read_text() if note.exists() else None
 
     def _write(self, manifest: Path, body: Mapping[str, Any]) -> None:
-        temporary = manifest.with_name(f".{secrets.token_hex(8)}.tmp")
-        with temporary.open("x") as file:
-            json.dump(body, file, indent=1)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.rename(manifest)
+        put(manifest, json.dumps(body, indent=1).encode())
 
     def _manifest(self, delivery: Delivery) -> Path:
         return self.root / delivery.client_id / f"{delivery.file_id}.json"
@@ -434,6 +431,11 @@ def _stamp_of(info: os.stat_result) -> _Stamp:
     return info.st_dev, info.st_ino, info.st_size, info.st_ctime_ns
 
 
+def _stamp_open(file: IO[bytes], path: Path) -> _Stamp:
+    """That of an open file; of an object, which is read in one version only, that of the name."""
+    return _stamp_of(path.stat() if isinstance(path, ObjectPath) else os.fstat(file.fileno()))
+
+
 def _stamp(path: Path) -> _Stamp | None:
     try:
         return _stamp_of(path.stat())
@@ -444,6 +446,10 @@ def _stamp(path: Path) -> _Stamp | None:
 @contextlib.contextmanager
 def _locked(folder: Path) -> Iterator[None]:
     """Hold a folder's lock; a process that dies lets go of it."""
+    if isinstance(folder, ObjectPath):
+        with lease.holding(folder.parent.parent / "locks" / folder.name):
+            yield
+        return
     fd = os.open(folder, os.O_RDONLY)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX)
@@ -454,18 +460,22 @@ def _locked(folder: Path) -> Iterator[None]:
 
 def _reserve(slot: Path, file_id: str) -> int:
     """The delivery's number in its slot: the next one, or the one that an attempt which died has taken for it."""
-    taken = {int(place.name): place.read_text() for place in slot.iterdir()}
+    taken = _taken(slot)
     for number, owner in taken.items():
         if owner == file_id:
             return number
     number = max(taken, default=0) + 1
-    temporary = slot.parent / f".{secrets.token_hex(8)}.tmp"
-    temporary.write_text(file_id)
-    try:
-        os.link(temporary, slot / str(number))  # exclusive, and never half-written
-    finally:
-        temporary.unlink()
+    if not put_new(slot / str(number), file_id.encode()):
+        raise FileExistsError(f"{number} of {slot.name}")
     return number
+
+
+def _taken(slot: Path) -> dict[int, str]:
+    """Number -> file_id of each delivery of a slot."""
+    try:
+        return {int(place.name): place.read_text() for place in slot.iterdir() if not place.name.startswith(".")}
+    except FileNotFoundError:
+        return {}
 
 
 def _read_manifest(path: Path) -> Registered:

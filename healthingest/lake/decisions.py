@@ -5,8 +5,6 @@ builds silver again finds it here. The chain of events tells of it too; this fil
 """
 
 import json
-import os
-import secrets
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -14,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from healthingest.model import Verdict, Word
+from healthingest.storage.files import put_new
 
 
 @dataclass(frozen=True)
@@ -66,20 +65,8 @@ def read_word(place: Path) -> dict[str, Any] | None:
 
 
 def put_once(place: Path, said: Mapping[str, Any]) -> bool:
-    """Write a word as JSON unless there is one; on disk for good when this returns. False if there was one."""
-    place.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    temporary = place.with_name(f".{secrets.token_hex(8)}.tmp")
-    try:
-        with temporary.open("x") as file:
-            json.dump(said, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.link(temporary, place)
-    except FileExistsError:
-        return False
-    finally:
-        temporary.unlink(missing_ok=True)
-    return True
+    """Write a word as JSON unless there is one; there for good when this returns. False if there was one."""
+    return put_new(place, json.dumps(said).encode())
 
 
 def verdict_of(decision: Word, by: str, reason: str) -> Verdict:

@@ -28,6 +28,8 @@ from deltalake.exceptions import CommitFailedError
 
 from healthingest.errors import AccountingError, ContentionError, HealthingestError
 from healthingest.lake.log_entry import CHECKPOINT_EVERY
+from healthingest.storage.files import options_of
+from healthingest.storage.objects import place_of
 
 #: Snapshots tried before a writer gives up; with the waits below about 40 s.
 ATTEMPTS = 25
@@ -59,7 +61,11 @@ class Table:
 
     def exists(self) -> bool:
         """Whether the table has been created."""
-        return DeltaTable.is_deltatable(self.uri)
+        return DeltaTable.is_deltatable(self.uri, storage_options=options_of(self.path))
+
+    def handle(self, version: int | None = None, *, without_files: bool = False) -> DeltaTable:
+        """The latest state as it is, or an earlier one."""
+        return open_table(self.path, version, without_files=without_files)
 
     def snapshot(self) -> DeltaTable:
         """The latest state as a fresh handle, creating an empty table where none is.
@@ -71,18 +77,18 @@ class Table:
         """
         if not self.exists():
             self._create()
-        table = DeltaTable(self.uri)
+        table = self.handle()
         missing = set(self.schema) - {f.name for f in table.schema().fields}
         if not missing:
             return table
         new = pl.Schema({name: dtype for name, dtype in self.schema.items() if name in missing})
         with contextlib.suppress(CommitFailedError):  # another process added them
             table.alter.add_columns(list(delta_schema(new, self.comments).fields))
-        return DeltaTable(self.uri)
+        return self.handle()
 
     def version(self) -> int | None:
         """The latest version; None before the first write."""
-        return int(DeltaTable(self.uri).version()) if self.exists() else None
+        return int(self.handle().version()) if self.exists() else None
 
     def frame(self, columns: list[str] | None = None, where: pl.Expr | None = None) -> pl.DataFrame:
         """Rows of the latest state; an empty frame before the first write."""
@@ -128,9 +134,9 @@ class Table:
             return 0
         fewer = int(metrics["numFilesRemoved"]) - int(metrics["numFilesAdded"])
         # The handle may have moved past others' commits: look for the one that is ours.
-        ours = [entry["version"] for entry in DeltaTable(self.uri).history(50) if entry["operation"] == "OPTIMIZE"]
+        ours = [entry["version"] for entry in self.handle().history(50) if entry["operation"] == "OPTIMIZE"]
         if fewer and ours and ours[0] > before:
-            rows = [DeltaTable(self.uri, version=version).count() for version in (ours[0] - 1, ours[0])]
+            rows = [self.handle(version).count() for version in (ours[0] - 1, ours[0])]
             if rows[0] != rows[1]:
                 raise AccountingError(f"Compacting {self.path.name} went from {rows[0]} to {rows[1]} rows; restore it.")
         return fewer
@@ -153,7 +159,7 @@ class Table:
         """
         if not self.exists():
             return 0
-        needed = {Path(uri.removeprefix("file://")) for uri in DeltaTable(self.uri).file_uris()}
+        needed = {place_of(uri) for uri in self.handle().file_uris()}
         gone = self.files_of(client_id) - needed - set(but)
         for path in gone:
             path.unlink()
@@ -212,7 +218,13 @@ class Table:
             description=self.description,
             configuration=_ALWAYS | dict(self.configuration),
             raise_if_key_not_exists=False,
+            storage_options=options_of(self.path),
         )
+
+
+def open_table(path: Path, version: int | None = None, *, without_files: bool = False) -> DeltaTable:
+    """The Delta table that lies at a place."""
+    return DeltaTable(str(path), version=version, storage_options=options_of(path), without_files=without_files)
 
 
 def delta_schema(schema: pl.Schema, comments: Mapping[str, str]) -> Schema:

@@ -6,8 +6,6 @@ client's config is changed, broken or gone. Clients from before there were such 
 """
 
 import json
-import os
-import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +13,7 @@ from pathlib import Path
 from healthingest.contracts.clients import Layout
 from healthingest.errors import IncompleteError
 from healthingest.lake.silver import Silver
+from healthingest.storage.files import put_new
 
 _DEFAULT = Layout()
 
@@ -106,18 +105,9 @@ class Destinations:
     def _put(self, client_id: str, layout: Layout) -> Layout:
         place = self._place(client_id)
         place.parent.mkdir(parents=True, exist_ok=True, mode=0o770)  # the umask takes the group out, an ACL lets it in
-        temporary = place.with_name(f".{secrets.token_hex(8)}.tmp")
-        try:
-            with temporary.open("x") as file:
-                json.dump(layout.model_dump(mode="json"), file)
-                file.flush()
-                os.fsync(file.fileno())
-            os.link(temporary, place)
-        except FileExistsError:
-            return self._noted(client_id) or layout
-        finally:
-            temporary.unlink(missing_ok=True)
-        return layout
+        if put_new(place, json.dumps(layout.model_dump(mode="json")).encode()):
+            return layout
+        return self._noted(client_id) or layout
 
     def _place(self, client_id: str) -> Path:
         return self.output / "checkpoint" / "destinations" / f"{client_id}.json"

@@ -21,6 +21,7 @@ from typing import Any
 
 from healthingest.errors import IncompleteError, UsageError
 from healthingest.privacy.keyring import Keyring
+from healthingest.storage.objects import ObjectPath
 
 #: Chain of what concerns no single client.
 INSTALLATION = "_installation"
@@ -52,19 +53,31 @@ class Events:
             KeyringError: the keyring has no key for the role's entries.
         """
         self._keyring.audit_key(role)  # before a file is made that no event would go into
+        said = {"kind": kind, "role": role, **details}
+        if isinstance(self.root, ObjectPath):
+            self._append_to_object(self.root / f"{client_id}.jsonl", client_id, said)
+            return
         with self._open(client_id) as file:
-            last = _last(_end_of(file), client_id)
-            body = {
-                "no": last.events + 1,
-                "at": datetime.now(UTC).isoformat(timespec="milliseconds"),
-                "kind": kind,
-                "role": role,
-                **details,
-            }
-            line = _line_of(body, self._mac(client_id, role, last.mac, body)) + b"\n"
+            line = self._next(client_id, _last(_end_of(file), client_id), said)
             while line:  # of what a disk has no room for it takes the beginning, and refuses the rest only then
                 line = line[os.write(file, line) :]
             os.fsync(file)
+
+    def _next(self, client_id: str, last: Head, said: Mapping[str, Any]) -> bytes:
+        """The line of the event that follows `last`."""
+        at = datetime.now(UTC).isoformat(timespec="milliseconds")
+        body = {"no": last.events + 1, "at": at, **said}
+        return _line_of(body, self._mac(client_id, str(said["role"]), last.mac, body)) + b"\n"
+
+    def _append_to_object(self, place: ObjectPath, client_id: str, said: Mapping[str, Any]) -> None:
+        """Objects cannot grow: the chain is written anew, unless somebody else was faster."""
+        while True:
+            content, tag = place.read_tagged() or (b"", "")
+            line = self._next(client_id, _last(content, client_id), said)
+            if place.replace_tagged(content + line, tag) if tag else place.put_new(line):
+                return
+            if line in ((place.read_tagged() or (b"", ""))[0]):
+                return  # it was written, and the answer was lost
 
     def read(self, client_id: str) -> list[dict[str, Any]]:
         """A client's events, the oldest first.
@@ -130,6 +143,8 @@ class Events:
 
     def _content(self, client_id: str) -> bytes:
         """A chain's whole lines; what a writer that died left without its line's end is no event."""
+        if isinstance(self.root, ObjectPath):
+            return ((self.root / f"{client_id}.jsonl").read_tagged() or (b"", ""))[0]
         try:
             fd = _open_plain(self.root / f"{client_id}.jsonl", os.O_RDONLY)
         except FileNotFoundError:

@@ -23,6 +23,7 @@ from healthingest.lake.silver import Silver
 from healthingest.lake.vault import Vault
 from healthingest.places import Places
 from healthingest.privacy.keyring import Keyring
+from healthingest.storage.files import scratch
 
 
 @dataclass(frozen=True)
@@ -114,5 +115,5 @@ class Lake:
             discards=Discards(root / "checkpoint" / "discards"),
             exclusion=Exclusion(root / "checkpoint" / "locks"),
             keyring=keyring,
-            spool=root / "checkpoint" / "spool",
+            spool=scratch(root),
         )

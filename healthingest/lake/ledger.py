@@ -5,8 +5,6 @@ the ids are gone, so that no entry could be made again. Whoever lacks the key ca
 """
 
 import json
-import os
-import secrets
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -17,6 +15,7 @@ import polars as pl
 
 from healthingest.privacy import tokens
 from healthingest.privacy.keyring import Keyring
+from healthingest.storage.files import put
 
 _LOOKED = ".looked"
 
@@ -54,14 +53,7 @@ class Ledger:
 
     def put(self, client_id: str, entry: str, note: Mapping[str, Any]) -> None:
         """Write an entry, or its note anew; it is on disk for good when this returns."""
-        place = self._place(client_id, entry)
-        place.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        temporary = place.with_name(f".{secrets.token_hex(8)}.tmp")
-        with temporary.open("x") as file:
-            json.dump(note, file)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(place)
+        put(self._place(client_id, entry), json.dumps(note).encode())
 
     def looked_at(self, client_id: str) -> datetime | None:
         """Up to when deliveries have been looked through for members who were erased before; None: never."""
@@ -70,10 +62,7 @@ class Ledger:
 
     def look_at(self, client_id: str, when: datetime) -> None:
         """Note that they have been."""
-        mark = self.root / client_id / _LOOKED
-        temporary = mark.with_name(f"{_LOOKED}.tmp")
-        temporary.write_text(when.isoformat())
-        temporary.replace(mark)
+        put(self.root / client_id / _LOOKED, when.isoformat().encode())
 
     def take_back(self, client_id: str, entry: str) -> None:
         """Remove an entry, if there is one."""

@@ -19,12 +19,20 @@ from deltalake import DeltaTable
 from deltalake.exceptions import CommitFailedError
 
 from healthingest.errors import HealthingestError
+from healthingest.storage.files import options_of, put_new
+from healthingest.storage.objects import ObjectPath
 
 #: Every so many entries the log is summed up, so that opening the table stays quick. Of 98 entries it takes 42 ms to
 #: open a table and 10 ms to look up a transaction, of a checkpoint 4 and 1; writing one takes 2 ms of 100 files and
 #: 93 ms of 20,000. delta-rs would wait for 100.
 CHECKPOINT_EVERY = 20
 _WRITER_VERSION = 4
+
+
+class UncertainError(HealthingestError):
+    """Nobody can say whether a commit was published; whoever runs it again finds out."""
+
+    kind = "storage"
 
 
 @dataclass(frozen=True)
@@ -55,34 +63,55 @@ class Entry:
 def put_entry(root: Path, table: DeltaTable, entry: Entry) -> int:
     """Publish an entry that was made from what `table`, a handle on the table at `root`, has seen; its version.
 
-    Entries of others that came since are passed over if they concern other partitions and transactions only. After an
-    `Exception` nothing was published; whoever is interrupted cannot know.
+    Entries of others that came since are passed over if they concern other partitions and transactions only. After
+    any other `Exception` nothing was published; whoever is interrupted cannot know.
 
     Raises:
+        UncertainError: an object store did not answer; it may have been published.
         CommitFailedError: one of them does concern this entry; nothing was published.
         HealthingestError: the table asks of its writers what this one does not know.
     """
     _require_known(table)
     log, version = root / "_delta_log", int(table.version())
     _require_kept(log, version)
+    content = "".join(f"{line}\n" for line in entry.lines()).encode()
+    put_next = _put_object if isinstance(log, ObjectPath) else _put_file
+    version = put_next(log, version + 1, content, entry)
+    if version % CHECKPOINT_EVERY == 0:
+        with contextlib.suppress(Exception):  # the entry is published; maintenance sums up too
+            DeltaTable(str(root), version=version, storage_options=options_of(root)).create_checkpoint()
+    return version
+
+
+def _put_file(log: Path, version: int, content: bytes, entry: Entry) -> int:
     temporary = log / f".{secrets.token_hex(8)}.tmp"
     try:
-        temporary.write_text("".join(f"{line}\n" for line in entry.lines()))
+        temporary.write_bytes(content)
         while True:
-            version += 1
             try:
                 os.link(temporary, _entry(log, version))  # exclusive, and never half-written
             except FileExistsError:
                 _require_unrelated(_entry(log, version), entry)
+                version += 1
             else:
-                break
+                return version
     finally:
         with contextlib.suppress(OSError):  # the entry may be published; maintenance takes the file away
             temporary.unlink()
-    if version % CHECKPOINT_EVERY == 0:
-        with contextlib.suppress(Exception):  # the entry is published; maintenance sums up too
-            DeltaTable(str(root), version=version).create_checkpoint()
-    return version
+
+
+def _put_object(log: Path, version: int, content: bytes, entry: Entry) -> int:
+    while True:
+        try:
+            if put_new(_entry(log, version), content):
+                return version
+        except Exception as error:  # noqa: BLE001 - whatever a store or the way to it raises
+            raise UncertainError(
+                f"Whether version {version} of {log.parent.name} was written is not known ({type(error).__name__}); "
+                "run this again."
+            ) from None
+        _require_unrelated(_entry(log, version), entry)
+        version += 1
 
 
 def _entry(log: Path, version: int) -> Path:

@@ -17,7 +17,8 @@ from deltalake import DeltaTable
 
 from healthingest.errors import HealthingestError
 from healthingest.lake.delta import Table, retry
-from healthingest.lake.log_entry import Entry, put_entry
+from healthingest.lake.log_entry import Entry, UncertainError, put_entry
+from healthingest.storage.files import scan_parquet, sink_parquet
 
 
 def drop_columns(table: Table, names: Collection[str]) -> int | None:
@@ -45,6 +46,8 @@ def _attempt(table: Table, names: set[str]) -> int | None:
             actions += _rewritten(table.path, add, names, written)
         told = {"healthingest": json.dumps({"deliveries": {}, "dropped": sorted(names)})}
         return put_entry(table.path, handle, Entry("DROP COLUMNS", {}, actions, {}, told))
+    except UncertainError:
+        raise
     except Exception:
         for path in written:
             path.unlink(missing_ok=True)
@@ -64,14 +67,14 @@ def _metadata(handle: DeltaTable, schema: dict[str, Any]) -> dict[str, Any]:
 def _rewritten(root: Path, add: dict[str, Any], names: set[str], written: list[Path]) -> list[dict[str, Any]]:
     """Actions that put a file without the columns in a file's place; none if it lacks them anyway."""
     path = root / add["path"]
-    scan = pl.scan_parquet(path, glob=False, hive_partitioning=False)
+    scan = scan_parquet(path, hive_partitioning=False)
     if not names & set(scan.collect_schema()):
         return []
     partition = {name: None if value is None else str(value) for name, value in (add["partition"] or {}).items()}
     place = Path(add["path"]).parent
     new = root / place / f"part-00000-{uuid4()}-c000.zstd.parquet"
     written.append(new)
-    scan.drop(names, strict=False).sink_parquet(new, compression="zstd", compression_level=1, statistics=False)
+    sink_parquet(scan.drop(names, strict=False), new, compression="zstd", compression_level=1, statistics=False)
     now = int(time.time() * 1000)
     common = {"dataChange": False, "partitionValues": partition}
     stats = {"numRecords": add["num_records"]}

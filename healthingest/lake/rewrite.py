@@ -18,7 +18,8 @@ import polars as pl
 from deltalake import DeltaTable
 
 from healthingest.errors import AccountingError
-from healthingest.lake.log_entry import Entry, put_entry
+from healthingest.lake.log_entry import Entry, UncertainError, put_entry
+from healthingest.storage.files import scan_parquet, write_parquet
 
 #: What happens to a row.
 NEW, CHANGED, GONE = "new", "changed", "gone"
@@ -119,6 +120,8 @@ class Rewrite:
         written, self._written = self._written, []
         try:
             return put_entry(self._root, self._table, entry)
+        except UncertainError:
+            raise
         except Exception:
             self._written = written
             self.abandon()
@@ -162,7 +165,9 @@ class Rewrite:
         # Readers of a commit with change data look at that alone: new rows must stand in it too.
         self._write_new()
         for path, partition in self._new_files:
-            told = pl.read_parquet(path, glob=False).with_columns(pl.lit("insert").alias(_CHANGE_TYPE))
+            told = (
+                scan_parquet(path, hive_partitioning=False).collect().with_columns(pl.lit("insert").alias(_CHANGE_TYPE))
+            )
             self._actions.append({"cdc": self._written_to("_change_data/", told, partition) | {"dataChange": False}})
 
     def _files_of(self, changed: pl.DataFrame) -> list[DataFile]:
@@ -213,7 +218,7 @@ class Rewrite:
 
     def _read(self, file: DataFile, columns: list[str]) -> pl.DataFrame:
         """Columns of a data file; those that came to the table later are null."""
-        rows = pl.scan_parquet(self._root / file.path, glob=False, hive_partitioning=False)
+        rows = scan_parquet(self._root / file.path, hive_partitioning=False)
         return self._aligned(rows.with_columns(**{c: self._value(file, c) for c in self._spread}), columns).collect()
 
     def _value(self, file: DataFile, column: str) -> pl.Expr:
@@ -274,7 +279,7 @@ class Rewrite:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o770)  # the umask takes the group out, an ACL lets it in
         self._written.append(path)
         # Level 1: as small as level 3 here, in a third of the time.
-        rows.write_parquet(path, compression="zstd", compression_level=1, statistics=False)
+        write_parquet(rows, path, compression="zstd", compression_level=1, statistics=False)
         return {"path": relative, "partitionValues": partition, "size": path.stat().st_size, "dataChange": True}
 
 

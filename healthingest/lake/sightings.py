@@ -10,12 +10,12 @@ from itertools import chain
 from pathlib import Path
 
 import polars as pl
-from deltalake import DeltaTable
 
 from healthingest.lake.delta import Table, retry
 from healthingest.lake.rewrite import NEW, Rewrite
 from healthingest.model import Delivery
 from healthingest.records.parts import Parts
+from healthingest.storage.files import scan_parquet
 
 SCHEMA = pl.Schema(
     {
@@ -107,7 +107,7 @@ class Sightings(Table):
         if not files:
             return pl.DataFrame(schema={"member_token": pl.String, "latest": pl.String})
         others = (
-            pl.scan_parquet(files, glob=False)
+            scan_parquet(*files)
             .filter(~pl.col("file_id").is_in(list(file_ids)), _of(generation))
             .select("file_id", "file_name", "member_token", "sequence")
             .collect()
@@ -129,17 +129,17 @@ class Sightings(Table):
         rows = only_active(self.of_client(client_id, generation, columns), active)
         return rows.group_by("member_token").agg(pl.col("sequence").max().alias("latest"))
 
-    def _files_reaching(self, client_id: str, rank: str) -> list[str]:
+    def _files_reaching(self, client_id: str, rank: str) -> list[Path]:
         """Data files of one client with a sighting ranked at `rank` or later."""
         if not self.exists():
             return []
-        table = DeltaTable(self.uri)
+        table = self.handle()
         adds = pl.DataFrame(table.get_add_actions(flatten=True)).filter(pl.col("partition.client_id") == client_id)
         if adds.is_empty():
             return []
         latest = pl.col("max.sequence").str.slice(0, _RANK)
         paths = adds.filter(latest.is_null() | (latest >= rank))["path"]
-        return [str(self.path / path) for path in paths]
+        return [self.path / path for path in paths]
 
 
 def _app_id(file_id: str, generation: int) -> str:

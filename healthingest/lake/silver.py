@@ -18,7 +18,7 @@ from healthingest.contracts.clients import Layout
 from healthingest.contracts.contract import Contract
 from healthingest.errors import PermanentError
 from healthingest.lake.bronze import Bronze
-from healthingest.lake.delta import ZSTD, Table, commit, delta_schema, retry
+from healthingest.lake.delta import ZSTD, Table, commit, delta_schema, open_table, retry
 from healthingest.lake.reverts import is_odd
 from healthingest.lake.rewrite import Rewrite, files_in
 from healthingest.model import Delivery
@@ -170,7 +170,7 @@ class Silver(Table):
     @staticmethod
     def partitions_of(path: Path) -> list[str]:
         """The partition columns of a table that lies on disk."""
-        return list(DeltaTable(str(path)).metadata().partition_columns)
+        return list(open_table(path).metadata().partition_columns)
 
     def for_client(self, client_id: str, contract: Contract) -> Snapshot:
         """A fresh snapshot for one client, with the contract's readable columns in the table.
@@ -245,7 +245,7 @@ class Silver(Table):
         """What the commit that decided a delivery recorded, with its `version`; None if no commit did."""
         if not self.exists():
             return None
-        for entry in DeltaTable(self.uri).history():
+        for entry in self.handle().history():
             recorded: dict[str, Any] = json.loads(entry.get("healthingest") or "{}").get("deliveries", {})
             if file_id in recorded:
                 return dict(recorded[file_id]) | {"version": entry["version"]}

@@ -4,7 +4,6 @@ Parts are created, never replaced: `vault/client_id=<c>/<file_id>-<number>-<nonc
 delivery leave two parts with the same values; silver's `_file_id` and token say which rows count.
 """
 
-import os
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from healthingest.privacy.vault_file import (
     scan_encrypted,
     write_encrypted,
 )
+from healthingest.storage.files import appearing
 
 #: Stands in a part's name for the delivery, where it holds rows of many.
 CONSOLIDATED = "consolidated"
@@ -49,14 +49,8 @@ class Vault:
         folder = self.root / f"client_id={client_id}"
         folder.mkdir(parents=True, exist_ok=True, mode=0o770)  # the umask takes the group out, an ACL lets it in
         part = folder / f"{file_id}-{number}-{nonce(self._keyring, client_id)}.parquet"
-        temporary = folder / f".{part.name}.tmp"
-        try:
-            write_encrypted(rows, temporary, self._keyring, client_id, name=part.name)
-            with temporary.open("rb") as file:
-                os.fsync(file.fileno())
-            temporary.rename(part)
-        finally:
-            temporary.unlink(missing_ok=True)
+        with appearing(part) as place:
+            write_encrypted(rows, place, self._keyring, client_id, name=part.name)
         return part
 
     def holding(self, client_id: str, token: str) -> list[Path]:

@@ -14,6 +14,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from healthingest.storage.objects import ObjectPath
+
 #: A file counts as complete once it is unchanged for this long and no process has it open for writing.
 QUIET_SECONDS = 2.0
 _UNFINISHED = (".tmp", ".part", ".partial", ".filepart", ".crdownload", ".swp", "~")
@@ -44,6 +46,10 @@ def look(path: Path) -> Landed | None:
         info = path.lstat()
     except OSError:
         return None
+    return _landed(path, info)
+
+
+def _landed(path: Path, info: os.stat_result) -> Landed | None:
     if not stat.S_ISREG(info.st_mode):
         return None
     # ctime, because nobody can set it: `cp -p` and `unzip` bring any mtime, also one that lies ahead.
@@ -66,38 +72,50 @@ def marks_of(landing: Path) -> Iterator[tuple[list[str], Marks, npt.NDArray[np.i
 
     Some ten thousand at a time: of a million files nothing is held but what the caller keeps.
     """
+    entries = _entries(landing)
+    while some := list(islice(entries, _AT_A_TIME)):
+        names, marks, changed = [], bytearray(), array("q")
+        for name, info in some:
+            if stat.S_ISREG(info.st_mode):
+                names.append(name)
+                marks += mark(name, info.st_size, info.st_ctime_ns)
+                changed.append(info.st_ctime_ns)
+        yield names, np.frombuffer(bytes(marks), np.uint64), np.array(changed, np.int64)
+
+
+def _entries(landing: Path) -> Iterator[tuple[str, os.stat_result]]:
+    """Names and stats of what lies in the landing zone, but for what is set aside; an absent one has nothing."""
+    if isinstance(landing, ObjectPath):
+        yield from ((name, info) for name, info in landing.entries() if not _is_set_aside(name))
+        return
     try:
         entries = os.scandir(landing)
     except FileNotFoundError:
         return
     with entries:
-        while some := list(islice(entries, _AT_A_TIME)):
-            names, marks, changed = [], bytearray(), array("q")
-            for entry in some:
-                if _is_set_aside(entry.name):
-                    continue
-                try:
-                    info = entry.stat(follow_symlinks=False)
-                except OSError:
-                    continue  # gone meanwhile
-                if stat.S_ISREG(info.st_mode):
-                    names.append(entry.name)
-                    marks += mark(entry.name, info.st_size, info.st_ctime_ns)
-                    changed.append(info.st_ctime_ns)
-            yield names, np.frombuffer(bytes(marks), np.uint64), np.array(changed, np.int64)
+        for entry in entries:
+            if _is_set_aside(entry.name):
+                continue
+            try:
+                info = entry.stat(follow_symlinks=False)
+            except OSError:
+                continue  # gone meanwhile
+            yield entry.name, info
 
 
 def list_landing(landing: Path) -> list[Landed]:
     """All files of the landing zone that could be deliveries, by name; an absent folder is an empty one."""
-    try:
-        paths = sorted(landing.iterdir())
-    except FileNotFoundError:
-        return []
-    return [landed for path in paths if (landed := look(path))]
+    found = sorted((landing / name, info) for name, info in _entries(landing))
+    return [landed for path, info in found if (landed := _landed(path, info))]
 
 
 def is_complete(landed: Landed, now_ns: int) -> bool:
-    """Whether the file is unchanged since the look, quiet for QUIET_SECONDS, and not open for writing."""
+    """Whether the file is unchanged since the look, quiet for QUIET_SECONDS, and not open for writing.
+
+    An object appears when all of it has been written.
+    """
+    if isinstance(landed.path, ObjectPath):
+        return look(landed.path) == landed
     quiet = now_ns - landed.changed_ns >= QUIET_SECONDS * 1e9
     return quiet and look(landed.path) == landed and not _open_for_writing(landed.path)
 
@@ -109,7 +127,8 @@ def settle(files: Iterable[Landed], *, sleep: Callable[[float], None] = time.sle
     """
     files = list(files)
     now = time.time_ns()
-    young = [now - f.changed_ns for f in files if now - f.changed_ns < QUIET_SECONDS * 1e9]
+    local = [f for f in files if not isinstance(f.path, ObjectPath)]
+    young = [now - f.changed_ns for f in local if now - f.changed_ns < QUIET_SECONDS * 1e9]
     if young:
         sleep(min(QUIET_SECONDS, QUIET_SECONDS - min(young) / 1e9))
     now = time.time_ns()

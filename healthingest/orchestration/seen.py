@@ -6,6 +6,7 @@ its run requests are, so only what came with the last cursor is folded; a tick t
 old ledger. Whoever resets the cursor, or loses either, looks at all files again, which repeats nothing.
 """
 
+import io
 import json
 import secrets
 from collections.abc import Mapping
@@ -16,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from healthingest.landing.discovery import Landed, Marks, look, mark, marks_of
+from healthingest.storage.files import put
 
 #: What was decided of a file: it got a run, or it leads nowhere.
 SUBMITTED, UNROUTABLE = "submitted", "unroutable"
@@ -106,11 +108,9 @@ class Seen:
         old = _taken(self._stored)
         self.known = np.intersect1d(np.concatenate([self.known, _marks(old)]), present)
         before, self.ledger = self.ledger, secrets.token_hex(8)
-        self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        temporary = self.folder / f".{self.ledger}.tmp"
-        with temporary.open("xb") as file:
-            np.save(file, self.known)
-        temporary.rename(_place(self.folder, self.ledger))
+        content = io.BytesIO()
+        np.save(content, self.known)
+        put(_place(self.folder, self.ledger), content.getvalue())
         for place in self.folder.glob("*.npy"):
             if place.stem not in {before, self.ledger}:
                 place.unlink(missing_ok=True)
@@ -143,7 +143,7 @@ def _read(folder: Path, ledger: object) -> Marks:
     if not isinstance(ledger, str) or not ledger.isalnum():
         return np.empty(0, np.uint64)
     try:
-        found = np.load(_place(folder, ledger), allow_pickle=False)
+        found = np.load(io.BytesIO(_place(folder, ledger).read_bytes()), allow_pickle=False)
     except (OSError, ValueError, EOFError):
         return np.empty(0, np.uint64)
     return found if found.dtype == np.uint64 and found.ndim == 1 else np.empty(0, np.uint64)

@@ -37,6 +37,7 @@ from healthingest.privacy.keyring import (
     vault_purpose,
 )
 from healthingest.privacy.known_answers import check_primitives
+from healthingest.storage.files import put, put_new
 
 #: File in the output folder that names the keyring its data was written with. Random, says nothing of the keys.
 ID_FILE = "keyring.id"
@@ -141,7 +142,7 @@ def drop_generations(places: Places, client: str) -> Keyring:
 def remember_generation(places: Places, keyring: Keyring, client: str) -> None:
     """Have the data folder refuse, from now on, copies of the keyring that lack a client's latest keys."""
     noted = _remembered_generations(places) | {client: keyring.latest(client)}
-    _write_note(places.output / GENERATIONS_FILE, json.dumps(noted))
+    put(places.output / GENERATIONS_FILE, json.dumps(noted).encode())
 
 
 def stamp(places: Places) -> tuple[int, int, int]:
@@ -513,22 +514,9 @@ def _remembered_generations(places: Places) -> dict[str, int]:
         ) from None
 
 
-def _write_note(note: Path, text: str) -> None:
-    temporary = note.with_name(f".{note.name}.{secrets.token_hex(4)}")
-    with temporary.open("x") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(note)
-
-
 def _remember(places: Places, keyring: Keyring) -> None:
     note = places.output / ID_FILE
     if note.exists():
         return
     places.output.mkdir(parents=True, exist_ok=True, mode=0o700)
-    temporary = note.with_name(f".{ID_FILE}.{secrets.token_hex(4)}")
-    temporary.write_text(keyring.keyring_id + "\n")
-    with contextlib.suppress(FileExistsError):
-        os.link(temporary, note)  # appears whole or not at all: another first start may be reading it
-    temporary.unlink()
+    put_new(note, f"{keyring.keyring_id}\n".encode())

@@ -15,6 +15,7 @@ import polars as pl
 
 from healthingest.errors import KeyringError
 from healthingest.privacy.keyring import Keyring, vault_purpose
+from healthingest.storage.files import scan_parquet, write_parquet
 
 #: Columns that only serve to find a row; under the footer's key.
 FOOTER_COLUMNS = ("member_token", "_file_id")
@@ -48,14 +49,16 @@ def write_under(
     """
     properties = pl.ParquetEncryptionProperties(footer_key=footer, column_keys=dict(keys), aad_prefix=aad)
     level = 1 if compression == "zstd" else None  # as small as polars' default here, in half the time
-    frame.write_parquet(path, compression=compression, compression_level=level, statistics=False, encryption=properties)
+    write_parquet(
+        frame, path, compression=compression, compression_level=level, statistics=False, encryption=properties
+    )
     require_encrypted(path)
 
 
 def scan_under(path: Path, footer: bytes, keys: Mapping[str, bytes], *, aad: bytes) -> pl.LazyFrame:
     """Open what `write_under` wrote; of columns without a key only the name can be had."""
     properties = pl.ParquetDecryptionProperties(footer_key=footer, column_keys=dict(keys), aad_prefix=aad)
-    return pl.scan_parquet(path, decryption=properties, glob=False)
+    return scan_parquet(path, decryption=properties)
 
 
 def scan_encrypted(path: Path, keyring: Keyring, client_id: str, *, name: str) -> pl.LazyFrame:

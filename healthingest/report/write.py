@@ -4,7 +4,6 @@ A report is a projection of the audit table: it can be deleted and made again, a
 """
 
 import os
-import secrets
 from collections.abc import Collection
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from healthingest.platform import Platform
 from healthingest.records.validate import Validator
 from healthingest.report.links import URL_VARIABLE
 from healthingest.report.page import client_page, delivery_page
+from healthingest.storage.files import put
 
 
 def report_path(platform: Platform, client_id: str, file_id: str | None = None) -> Path:
@@ -54,7 +54,4 @@ def _texts(platform: Platform, client_id: str) -> dict[str, str]:
 
 def write_page(target: Path, page: str) -> None:
     """Put a page in its place, whole."""
-    target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    temporary = target.with_name(f".{secrets.token_hex(4)}.tmp")
-    temporary.write_text(page, encoding="utf-8")
-    temporary.replace(target)
+    put(target, page.encode())
