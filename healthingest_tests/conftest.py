@@ -4,6 +4,7 @@
 Everything that changes configs returns a freshly opened Platform, since an open one does not reload them.
 """
 
+import hashlib
 import itertools
 import os
 import shutil
@@ -48,10 +49,29 @@ def csv_of(*lines: str, header: str = HEADER, end: str = "\n") -> str:
     return "".join(part + end for part in (header, *lines))
 
 
-def places_in(root: Path, **changes: object) -> Places:
-    """An installation below `root`, its keyring beside (never in) the data folders."""
+def env_in(root: Path) -> dict[str, str]:
+    """What names an installation below `root`, its keyring beside (never in) the data folders.
+
+    With HEALTHINGEST_TEST_STORE, the URI of a bucket, landing zone and output are there: so any test runs on it.
+    """
     env = {"HEALTHINGEST_HOME": str(root / "home"), "HEALTHINGEST_KEYRING": str(root / "keys" / "keyring.json")}
-    return Places.from_env(env | {name: str(value) for name, value in changes.items()})
+    if store := os.environ.get("HEALTHINGEST_TEST_STORE"):
+        own = f"{store}/{hashlib.sha256(str(root).encode()).hexdigest()[:16]}"
+        env |= {"HEALTHINGEST_INPUT": f"{own}/input/raw", "HEALTHINGEST_OUTPUT": f"{own}/output"}
+    return env
+
+
+def env_of(places: Places) -> dict[str, str]:
+    """The environment in which a process finds an installation."""
+    return os.environ | {
+        "HEALTHINGEST_HOME": str(places.home), "HEALTHINGEST_KEYRING": str(places.keyring),
+        "HEALTHINGEST_INPUT": str(places.landing), "HEALTHINGEST_OUTPUT": str(places.output),
+    }  # fmt: skip
+
+
+def places_in(root: Path, **changes: object) -> Places:
+    """The places of an installation below `root`."""
+    return Places.from_env(env_in(root) | {name: str(value) for name, value in changes.items()})
 
 
 def install(root: Path, configs: Mapping[str, str] | None = None) -> Platform:
@@ -85,8 +105,8 @@ def deliver(home: Platform, name: str, text: str | bytes) -> Outcome:
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Platform:
     """An installation with the client `acme`; the environment names it too."""
-    monkeypatch.setenv("HEALTHINGEST_HOME", str(tmp_path / "home"))
-    monkeypatch.setenv("HEALTHINGEST_KEYRING", str(tmp_path / "keys" / "keyring.json"))
+    for name, value in env_in(tmp_path).items():
+        monkeypatch.setenv(name, value)
     return install(tmp_path)
 
 

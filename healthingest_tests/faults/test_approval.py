@@ -16,7 +16,7 @@ from healthingest.approve import approve
 from healthingest.contracts.evolve import Answer
 from healthingest.platform import Platform
 from healthingest.reread import stale
-from healthingest_tests.conftest import HEADER, csv_of, deliver, drop, line
+from healthingest_tests.conftest import HEADER, csv_of, deliver, drop, env_of, line
 from healthingest_tests.dying import DIE_AFTER
 from healthingest_tests.histories import change_feed_is_real
 from healthingest_tests.unit.test_schema_stories import rebuilt, silver
@@ -61,9 +61,7 @@ WIDE = f"{HEADER},plan"
 
 
 def environment(home: Platform) -> dict[str, str]:
-    return os.environ | {
-        "HEALTHINGEST_HOME": str(home.places.home), "HEALTHINGEST_KEYRING": str(home.places.keyring),
-    }  # fmt: skip
+    return env_of(home.places)  # fmt: skip
 
 
 def file_of(day: int) -> str:

@@ -1,7 +1,6 @@
 """A full or read-only disk: one readable sentence, nothing half-written, and the next run finishes."""
 
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -10,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from healthingest.platform import Platform
-from healthingest_tests.conftest import csv_of, drop, install, line
+from healthingest.storage.files import remove_tree
+from healthingest_tests.conftest import csv_of, drop, env_of, install, line
 from healthingest_tests.histories import change_feed_is_real
 
 _HEALTHINGEST = f"{sys.executable} -c 'from healthingest.cli import main; main()'"
@@ -39,9 +39,7 @@ def home(tmp_path: Path) -> Platform:
 
 def run(home: Platform, *script: str) -> str:
     """Run shell lines where the output folder can be a mount of its own; what they printed."""
-    env = os.environ | {
-        "HEALTHINGEST_HOME": str(home.places.home), "HEALTHINGEST_KEYRING": str(home.places.keyring),
-        "OUT": str(home.places.output), "KEEP": str(home.places.home / "kept"),
+    env = env_of(home.places) | {"OUT": str(home.places.output), "KEEP": str(home.places.home / "kept"),
     }  # fmt: skip
     home.places.output.mkdir(exist_ok=True)
     done = subprocess.run(
@@ -82,7 +80,7 @@ def test_a_disk_that_fills_up_gives_a_sentence_and_the_next_run_finishes(home: P
         told = json.loads((home.places.home / "first.json").read_text())
         messages = [f["message"] for f in told.get("files", []) if f["status"] == "error"] or [told.get("message")]
         assert all("No space left" in str(message) and len(str(message)) < 300 for message in messages), messages
-    shutil.rmtree(home.places.output)  # what the small disk hid
+    remove_tree(home.places.output)  # what the small disk hid
     (home.places.home / "kept").rename(home.places.output)
     whole(Platform.open(home.places))
 
@@ -100,7 +98,7 @@ def test_a_read_only_disk_gives_a_sentence_and_the_next_run_finishes(home: Platf
     )
     assert "Read-only file system" in said
     assert said.splitlines()[-1] == "second 0"
-    shutil.rmtree(home.places.output)  # what the small disk hid
+    remove_tree(home.places.output)  # what the small disk hid
     (home.places.home / "kept").rename(home.places.output)
     whole(Platform.open(home.places))
 

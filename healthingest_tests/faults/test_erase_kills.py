@@ -1,6 +1,5 @@
 """Erasures killed at any moment beside ingests, which are killed too: what is run again ends with nothing left."""
 
-import os
 import random
 import signal
 import subprocess
@@ -14,7 +13,7 @@ import pytest
 from healthingest import read_silver
 from healthingest.absence import Member, look_for
 from healthingest.platform import Platform
-from healthingest_tests.conftest import csv_of, examples, install, line
+from healthingest_tests.conftest import csv_of, env_of, examples, install, line
 from healthingest_tests.faults.test_kills import land, start
 
 _ERASER = """
@@ -26,9 +25,7 @@ erase_member(Platform.open(), "acme", "M2", Request(wait=120))
 
 
 def erase(home: Platform) -> subprocess.Popen[bytes]:
-    env = os.environ | {
-        "HEALTHINGEST_HOME": str(home.places.home), "HEALTHINGEST_KEYRING": str(home.places.keyring),
-    }  # fmt: skip
+    env = env_of(home.places)  # fmt: skip
     with (home.places.home / "stderr.log").open("ab") as told:
         return subprocess.Popen([sys.executable, "-c", _ERASER], env=env, stderr=told)
 

@@ -3,7 +3,6 @@
 HEALTHINGEST_NIGHTLY multiplies the histories; each test prints how many processes it started and killed.
 """
 
-import os
 import random
 import signal
 import subprocess
@@ -14,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from healthingest.platform import Platform
-from healthingest_tests.conftest import examples
+from healthingest_tests.conftest import env_of, examples
 from healthingest_tests.histories import File, change_feed_is_real, expected, found, history_of, new_home
 
 #: Ingests everything landed, in an order of its own, one by one or in groups; dies where it is told to.
@@ -52,11 +51,7 @@ STEPS = [
 
 
 def start(home: Platform, seed: int, dies_at: str = "") -> subprocess.Popen[bytes]:
-    env = os.environ | {
-        "HEALTHINGEST_HOME": str(home.places.home),
-        "HEALTHINGEST_KEYRING": str(home.places.keyring),
-        "POLARS_MAX_THREADS": "1",
-    }
+    env = env_of(home.places) | {"POLARS_MAX_THREADS": "1"}
     command = [sys.executable, "-c", _WORKER, str(seed), dies_at]
     with (home.places.home / "stderr.log").open("ab") as told:
         return subprocess.Popen(command, env=env, stderr=told)

@@ -1,6 +1,5 @@
 """A release killed at every step: whoever comes next, the same command or an ingest, finishes it as it was decided."""
 
-import os
 import signal
 import subprocess
 import sys
@@ -9,7 +8,7 @@ import pytest
 
 from healthingest import read_silver
 from healthingest.platform import Platform
-from healthingest_tests.conftest import configure, csv_of, deliver, line
+from healthingest_tests.conftest import configure, csv_of, deliver, env_of, line
 from healthingest_tests.histories import change_feed_is_real
 
 #: Runs the command, and dies at the named step of the delivery's way.
@@ -47,9 +46,7 @@ def test_a_release_killed_at_any_step_is_finished_by_whoever_comes_next(home: Pl
     bad = [line(f"X{n}", zip="1") for n in range(3)]
     deliver(home, "acme_20250105.csv", csv_of(line("M1", city="Lynn")))
     held = deliver(home, "acme_20250106.csv", csv_of(line("M1", city="Salem"), line("M2"), *bad)).delivery
-    env = os.environ | {
-        "HEALTHINGEST_HOME": str(home.places.home), "HEALTHINGEST_KEYRING": str(home.places.keyring),
-    }  # fmt: skip
+    env = env_of(home.places)  # fmt: skip
     release = ["healthingest", "release", held.file_id, "--reason", "acme confirms"]
     died = subprocess.run([sys.executable, "-c", _DYING, step, *release], env=env, capture_output=True)
     assert died.returncode == -signal.SIGKILL, died.stderr.decode()[-500:]

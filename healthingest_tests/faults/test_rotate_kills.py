@@ -18,7 +18,7 @@ from healthingest import read_silver
 from healthingest.platform import Platform
 from healthingest.privacy.keyring_file import load_keyring
 from healthingest.rotate import leftovers, revoke
-from healthingest_tests.conftest import csv_of, examples, install, line
+from healthingest_tests.conftest import csv_of, env_of, examples, install, line
 from healthingest_tests.faults.test_kills import land, start
 
 _ROTATOR = """
@@ -30,9 +30,7 @@ MEMBERS = 100_000 if os.environ.get("HEALTHINGEST_NIGHTLY") else 2_000
 
 
 def rotator(home: Platform) -> subprocess.Popen[bytes]:
-    env = os.environ | {
-        "HEALTHINGEST_HOME": str(home.places.home), "HEALTHINGEST_KEYRING": str(home.places.keyring),
-    }  # fmt: skip
+    env = env_of(home.places)  # fmt: skip
     with (home.places.home / "stderr.log").open("ab") as told:
         return subprocess.Popen([sys.executable, "-c", _ROTATOR], env=env, stderr=told)
 

@@ -12,7 +12,7 @@ from healthingest.contracts.clients import Client, fingerprint, load_client, loa
 from healthingest.contracts.contract import load_contract
 from healthingest.errors import ConfigError
 from healthingest.records.validate import Validator
-from healthingest_tests.conftest import CONTRACTS, install, places_in
+from healthingest_tests.conftest import CONTRACTS, env_of, install, places_in
 
 MINIMAL_CONTRACT = """\
 contract: mini
@@ -182,7 +182,7 @@ def test_a_config_that_is_no_file_stops_nobody_else(tmp_path: Path) -> None:
     os.mkfifo(home.places.configs / "globex.yaml")
     (home.places.configs / "initech.yaml").mkdir()
     looked = [sys.executable, "-c", "from healthingest.doctor import examine; [print(f.text) for f in examine()]"]
-    env = os.environ | {"HEALTHINGEST_HOME": str(home.places.home), "HEALTHINGEST_KEYRING": str(home.places.keyring)}
+    env = env_of(home.places)
     said = subprocess.run(looked, env=env, capture_output=True, text=True, timeout=60, check=True).stdout.splitlines()
     assert "globex.yaml: the file cannot be read as UTF-8 text." in said
     assert "initech.yaml: the file cannot be read as UTF-8 text." in said

@@ -2,7 +2,6 @@
 
 import json
 import random
-import shutil
 from pathlib import Path
 
 import polars as pl
@@ -25,7 +24,8 @@ from healthingest.reading import read_silver
 from healthingest.reread import read_again, stale
 from healthingest.rotate import revoke, rotate
 from healthingest.status import current
-from healthingest_tests.conftest import HEADER, configure, csv_of, deliver, drop, install, line
+from healthingest.storage.files import remove_tree
+from healthingest_tests.conftest import HEADER, configure, csv_of, deliver, drop, env_of, install, line
 from healthingest_tests.histories import CONFIGS, change_feed_is_real, expected, history_of, in_any_order
 
 LAYOUTS = {
@@ -106,8 +106,8 @@ def test_whatever_happens_to_a_client_happens_where_its_rows_are(tmp_path: Path,
     after = shown(home)
     assert {row[2] for row in after} == {"Boston", "Salem"}
     for place in ("silver", "silver_special", "vault", "quarantine", "checkpoint/sightings", "checkpoint/audit"):
-        shutil.rmtree(home.places.output / place, ignore_errors=True)
-    env = {"HEALTHINGEST_HOME": str(home.places.home), "HEALTHINGEST_KEYRING": str(home.places.keyring)}
+        remove_tree(home.places.output / place, ignore_errors=True)
+    env = env_of(home.places)
     done = CliRunner().invoke(app, ["ingest", "--from-bronze", "--json"], env=env)
     assert done.exit_code == 0, done.output
     home = Platform.open(home.places)
@@ -174,7 +174,7 @@ def test_a_config_cannot_move_rows_that_are_there(tmp_path: Path, before: str, a
 def test_rows_from_before_there_were_notes_are_found(tmp_path: Path, layout: str) -> None:
     home = home_of(tmp_path, layout)
     deliver(home, "acme_20250106.csv", file_of(record("M1", 1)))
-    shutil.rmtree(home.places.output / "checkpoint" / "destinations")
+    remove_tree(home.places.output / "checkpoint" / "destinations")
     assert configure(home, BY_RECORD + "silver: {table: other}\n").clients.problems
     home = configure(home, BY_RECORD + layout)
     deliver(home, "acme_20250107.csv", file_of(record("M2", 2)))
@@ -219,7 +219,7 @@ def test_a_client_that_has_left_is_read_and_its_other_clients_go_on(tmp_path: Pa
     (home.places.configs / "acme.yaml").unlink()
     assert shown(home) == before
     assert [f.text for f in examine(home.places) if f.subject == "table silver_special"] == ["version 2"]
-    shutil.rmtree(home.places.output / "silver_special")
+    remove_tree(home.places.output / "silver_special")
     assert "silver_special is missing" in next(f.text for f in examine(home.places) if f.subject == "tables")
 
 

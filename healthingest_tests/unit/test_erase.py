@@ -24,6 +24,7 @@ from healthingest.planning import plan_paths
 from healthingest.platform import Platform
 from healthingest.privacy.certificate import faults, public_key
 from healthingest.privacy.keyring_file import keyring_status
+from healthingest.storage.files import remove_tree
 from healthingest_tests.conftest import HEADER, configure, csv_of, deliver, drop, install, line
 
 NOW = Request(wait=0)
@@ -255,7 +256,7 @@ def test_tables_built_again_from_bronze_do_not_have_the_member(tmp_path: Path) -
     erase_member(home, "acme", GONE, NOW)
     before = shown(home).drop("creation_date")
     for folder in ("silver", "vault", "quarantine", "checkpoint/sightings", "checkpoint/audit"):
-        shutil.rmtree(home.places.output / folder)
+        remove_tree(home.places.output / folder)
     again = Platform.open(home.places, whole=False)
     outcomes = [o for group in ingest_bronze(again, run_id="again") for o in group]
     assert {o.status for o in outcomes} == {"succeeded", "failed"}

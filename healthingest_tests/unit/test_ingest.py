@@ -3,7 +3,6 @@
 import gzip
 import itertools
 import multiprocessing as mp
-import shutil
 from collections.abc import Callable, Sequence
 from datetime import UTC, date, datetime
 from pathlib import Path
@@ -24,6 +23,7 @@ from healthingest.lake.vault import Vault
 from healthingest.model import Counts, Outcome
 from healthingest.places import Places
 from healthingest.platform import Platform
+from healthingest.storage.files import remove_tree
 from healthingest_tests.conftest import HEADER, configure, csv_of, deliver, drop, install, line
 
 HOLD = "client_id: acme\nquality: {max_invalid_ratio: 0.4, on_breach: hold}\n"
@@ -651,7 +651,7 @@ def test_a_rejected_record_is_sealed_with_all_its_fields_in_the_files_order(home
 @pytest.mark.parametrize("lost", ["silver", "checkpoint/sightings"])
 def test_a_lost_table_is_an_error_and_not_a_new_one(home: Platform, lost: str) -> None:
     deliver(home, "acme_20250106.csv", csv_of(line("M1")))
-    shutil.rmtree(home.places.output / lost)
+    remove_tree(home.places.output / lost)
     with pytest.raises(IncompleteError, match="restore it from its backup"):
         Platform.open(home.places)
     assert any(f.state == "fail" and "restore" in f.text for f in examine(home.places))

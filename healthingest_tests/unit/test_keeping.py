@@ -17,7 +17,8 @@ from healthingest.export import export_frame
 from healthingest.ingest import ingest, ingest_many, register
 from healthingest.maintain import maintain
 from healthingest.platform import Platform
-from healthingest_tests.conftest import configure, csv_of, deliver, drop, line
+from healthingest.storage.files import remove_tree
+from healthingest_tests.conftest import configure, csv_of, deliver, drop, env_of, line
 from healthingest_tests.histories import change_feed_is_real, expected, found, history_of, new_home
 
 NOW = timedelta(0)
@@ -255,9 +256,7 @@ def test_maintenance_beside_ingests_changes_nothing_of_what_they_come_to(tmp_pat
     files = list({name: (name, text) for seed in range(6) for name, text in history_of(random.Random(seed))}.values())
     for name, text in files:
         drop(home, name, text)
-    env = os.environ | {
-        "HEALTHINGEST_HOME": str(home.places.home), "HEALTHINGEST_KEYRING": str(home.places.keyring),
-    }  # fmt: skip
+    env = env_of(home.places)  # fmt: skip
     workers = [subprocess.Popen([sys.executable, "-c", _INGEST, str(n)], env=env) for n in range(2)]
     rounds = 0
     while any(worker.poll() is None for worker in workers) or rounds < 2:
@@ -270,7 +269,6 @@ def test_maintenance_beside_ingests_changes_nothing_of_what_they_come_to(tmp_pat
 
 
 def test_all_tables_are_built_again_from_bronze(tmp_path: Path) -> None:
-    import shutil
 
     from healthingest.bulk import ingest_bronze
 
@@ -279,7 +277,7 @@ def test_all_tables_are_built_again_from_bronze(tmp_path: Path) -> None:
         ingest_many(home, [register(home, drop(home, name, text))], run_id="first")
     for lost in (["silver", "vault", "quarantine", "checkpoint"], ["silver"]):
         for folder in lost:
-            shutil.rmtree(home.places.output / folder)
+            remove_tree(home.places.output / folder)
         again = Platform.open(home.places, whole=False)
         outcomes = [o for group in ingest_bronze(again, run_id="again") for o in group]
         assert {o.status for o in outcomes} <= {"succeeded", "held"}

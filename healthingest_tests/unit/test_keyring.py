@@ -42,7 +42,7 @@ from healthingest.privacy.keyring_file import (
     relock,
     write_copy,
 )
-from healthingest_tests.conftest import configure, csv_of, deliver, install, line, places_in
+from healthingest_tests.conftest import configure, csv_of, deliver, env_of, install, line, places_in
 
 CLIENTS = {"acme": ["identity", "contact"], "globex": ["identity"]}
 
@@ -537,7 +537,7 @@ relock(Places.from_env(), None)
 def test_what_a_killed_writer_left_of_the_keys_is_gone_with_the_next_change(
     places: Places, keyring: Keyring, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    env = os.environ | {"HEALTHINGEST_HOME": str(places.home), "HEALTHINGEST_KEYRING": str(places.keyring)}
+    env = env_of(places)
     done = subprocess.run([os.sys.executable, "-c", _KILLED_WHILE_IT_WRITES], env=env)  # type: ignore[attr-defined]
     assert done.returncode < 0
     assert len(list(places.keyring.parent.iterdir())) == 2

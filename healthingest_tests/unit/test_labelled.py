@@ -4,7 +4,6 @@ The expected values are standardised here by plain Python, not by the code under
 """
 
 import csv
-import os
 import random
 import re
 import subprocess
@@ -20,7 +19,7 @@ from healthingest.export import export_frame
 from healthingest.ingest import ingest, register
 from healthingest.places import Places
 from healthingest.platform import Platform
-from healthingest_tests.conftest import examples
+from healthingest_tests.conftest import env_of, examples
 
 REPO = Path(__file__).parents[2]
 DATA = REPO.parent / "shared" / "data"
@@ -119,7 +118,7 @@ def test_four_processes_with_all_files_in_orders_of_their_own_end_in_the_expecte
 ) -> None:
     platform = open_platform(tmp_path / "home", ["acme", "globex", "north_star"])
     places = platform.places
-    env = os.environ | {"HEALTHINGEST_HOME": str(places.home), "HEALTHINGEST_KEYRING": str(places.keyring)}
+    env = env_of(places)
     files = [str(file) for file in sorted((DATA / "labelled" / "raw").iterdir())]
     command = [sys.executable, "-c", _SHUFFLED]
     workers = [subprocess.Popen([*command, f"{order} {n}", *files], env=env, cwd=REPO) for n in range(4)]

@@ -17,7 +17,8 @@ from healthingest.ingest import ingest_many, register
 from healthingest.landing.discovery import QUIET_SECONDS
 from healthingest.model import Counts, Delivery
 from healthingest.platform import Platform
-from healthingest_tests.conftest import configure, csv_of, deliver, drop, install, line
+from healthingest.storage.files import remove_tree
+from healthingest_tests.conftest import configure, csv_of, deliver, drop, env_of, install, line
 from healthingest_tests.histories import change_feed_is_real
 
 _MAIN = [sys.executable, "-c", "from healthingest.cli import main; main()"]
@@ -178,11 +179,10 @@ def test_a_delivery_whose_process_died_is_finished_although_its_bytes_were_repla
 
 
 def test_a_lost_table_is_built_again_by_the_command_that_the_error_names(home: Platform) -> None:
-    import shutil
 
     ingest_many(home, landed(home, 3), run_id="r")
     members_before = home.lake.silver.frame(["member_token", "_content_hash"]).sort("member_token")
-    shutil.rmtree(home.places.output / "silver")
+    remove_tree(home.places.output / "silver")
     code, told, _ = run("ingest", "--all")
     assert code == 1
     assert "ingest --from-bronze" in told["message"]
@@ -213,7 +213,7 @@ def test_everything_that_landed_includes_what_somebody_registered_before_its_fil
     path = drop(home, "acme_20250101.csv", csv_of(line("M1"), line("M2")))
     register(home, path)
     path.unlink()
-    env = {"HEALTHINGEST_HOME": str(home.places.home), "HEALTHINGEST_KEYRING": str(home.places.keyring)}
+    env = env_of(home.places)
     code, said, _ = run("ingest", "--all", **env)
     assert (code, [(f["file"], f["status"], f["inserted"]) for f in said["files"]]) == (
         0, [("acme_20250101.csv", "succeeded", 2)],

@@ -23,7 +23,7 @@ from healthingest.maintain import maintain
 from healthingest.migrate import backfill, cancel, finish, start, switch
 from healthingest.platform import Platform
 from healthingest.reread import stale
-from healthingest_tests.conftest import HEADER, configure, csv_of, deliver, install, line
+from healthingest_tests.conftest import HEADER, configure, csv_of, deliver, env_of, install, line
 from healthingest_tests.dying import DIE_AFTER
 from healthingest_tests.histories import change_feed_is_real
 from healthingest_tests.unit.test_schema_stories import rebuilt, silver
@@ -232,9 +232,7 @@ if os.environ.get("HEALTHINGEST_NIGHTLY"):
 
 
 def test_each_step_killed_anywhere_is_finished_by_the_same_command(ready: Platform, tmp_path: Path) -> None:
-    env = os.environ | {
-        "HEALTHINGEST_HOME": str(ready.places.home), "HEALTHINGEST_KEYRING": str(ready.places.keyring),
-    }  # fmt: skip
+    env = env_of(ready.places)  # fmt: skip
     more = {"start": ["--wide", WIDE, "--narrow", NARROW, "--reason", "months"],
             "switch": ["--on", f"{datetime.now(UTC):%Y-%m-%d}"]}  # fmt: skip
 

@@ -14,7 +14,7 @@ from healthingest.doctor import Finding, examine
 from healthingest.hardening import harden
 from healthingest.platform import Platform
 from healthingest.privacy import tokens
-from healthingest_tests.conftest import configure, csv_of, deliver, install, line, places_in
+from healthingest_tests.conftest import configure, csv_of, deliver, env_of, install, line, places_in
 
 
 def found(home: Platform, **changes: object) -> list[Finding]:
@@ -118,7 +118,7 @@ def test_a_process_that_is_hardened_leaves_nothing_open(tmp_path: Path) -> None:
 def test_every_way_in_closes_its_process_before_it_reads(home: Platform, start: str) -> None:
     asked = "os.umask(0o77), resource.getrlimit(resource.RLIMIT_CORE), ctypes.CDLL(None).prctl(3, 0, 0, 0, 0)"
     code = f"import ctypes, os, resource, sys\nos.umask(0o22)\n{start}\nprint({asked})"
-    env = os.environ | {"HEALTHINGEST_HOME": str(home.places.home), "HEALTHINGEST_KEYRING": str(home.places.keyring)}
+    env = env_of(home.places)
     done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == f"{0o77} (0, 0) 0"  # umask, size of a core dump, dumpable
 

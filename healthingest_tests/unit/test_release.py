@@ -2,7 +2,6 @@
 
 import json
 import random
-import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,6 +21,7 @@ from healthingest.platform import Platform
 from healthingest.privacy.roles import actor
 from healthingest.release import Wish, close_delivery, find_delivery
 from healthingest.rotate import rotate
+from healthingest.storage.files import remove_tree
 from healthingest_tests.conftest import configure, csv_of, deliver, drop, install, line
 from healthingest_tests.histories import change_feed_is_real
 
@@ -222,8 +222,8 @@ def test_deliveries_and_decisions_in_any_order_make_the_same_silver_also_when_it
     assert shown(home) == expected
     change_feed_is_real(home)
     before = home.lake.audit.frame(["file_name", "status", "decision"]).sort("file_name")
-    shutil.rmtree(home.lake.silver.path)
-    shutil.rmtree(home.lake.audit.path)
+    remove_tree(home.lake.silver.path)
+    remove_tree(home.lake.audit.path)
     again = Platform.open(home.places, whole=False)
     list(ingest_bronze(again, run_id="again"))
     assert shown(again) == expected

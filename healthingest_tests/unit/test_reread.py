@@ -16,7 +16,7 @@ from healthingest.ingest import landed_before, register, replaces
 from healthingest.platform import Platform
 from healthingest.reread import foretell, read_again, stale
 from healthingest.revert import revert
-from healthingest_tests.conftest import CONTRACTS, HEADER, configure, csv_of, deliver, install, line
+from healthingest_tests.conftest import CONTRACTS, HEADER, configure, csv_of, deliver, env_of, install, line
 from healthingest_tests.unit.test_revert import rebuilt, shown
 
 MEMBER: dict[str, Any] = yaml.safe_load((CONTRACTS / "member" / "1.yaml").read_text())
@@ -101,7 +101,7 @@ def test_it_is_done_once_and_what_is_built_from_bronze_is_the_same(home: Platfor
         (home.places.output / folder).rename(home.places.output / f"{folder.replace('/', '-')}.away")
     done = CliRunner().invoke(
         app, ["ingest", "--from-bronze", "--json"],
-        env={"HEALTHINGEST_HOME": str(home.places.home), "HEALTHINGEST_KEYRING": str(home.places.keyring)},
+        env=env_of(home.places),
     )  # fmt: skip
     assert done.exit_code == 0, done.output
     assert silver(home) == before

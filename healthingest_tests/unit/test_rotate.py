@@ -21,6 +21,7 @@ from healthingest.maintain import maintain
 from healthingest.platform import Platform
 from healthingest.privacy.keyring_file import load_keyring, write_copy
 from healthingest.rotate import leftovers, revoke, rotate
+from healthingest.storage.files import remove_tree
 from healthingest_tests.conftest import csv_of, deliver, drop, line
 from healthingest_tests.histories import expected, found, history_of, new_home
 
@@ -90,7 +91,7 @@ def test_a_second_rotation_and_a_rebuild_from_bronze_after_it(home: Platform) ->
     revoke(home, "acme")
     assert shown(home).drop(volatile).equals(before)
     for folder in ("silver", "vault", "quarantine", "checkpoint/sightings", "checkpoint/audit"):
-        shutil.rmtree(home.places.output / folder)
+        remove_tree(home.places.output / folder)
     again = Platform.open(home.places, whole=False)
     assert {o.status for group in ingest_bronze(again, run_id="again") for o in group} == {"succeeded"}
     assert shown(again).drop(volatile).equals(before)

@@ -18,7 +18,7 @@ from healthingest.errors import UsageError
 from healthingest.export import export_frame
 from healthingest.platform import Platform
 from healthingest.proposals import Proposal, proposals_of
-from healthingest_tests.conftest import HEADER, configure, csv_of, deliver, install, line, places_in
+from healthingest_tests.conftest import HEADER, configure, csv_of, deliver, env_of, install, line, places_in
 
 MIDDLE = f"{HEADER},MiddleName"
 
@@ -127,7 +127,7 @@ def test_a_column_that_appears_is_proposed_and_once_approved_filled_from_bronze(
     assert list(opened(home)) == ["acme.missing.middle_name"]  # the last file had it no more
     for folder in ("silver", "vault", "checkpoint/sightings", "checkpoint/audit"):
         (home.places.output / folder).rename(home.places.output / f"{folder.replace('/', '-')}.away")
-    env = {"HEALTHINGEST_HOME": str(home.places.home), "HEALTHINGEST_KEYRING": str(home.places.keyring)}
+    env = env_of(home.places)
     assert CliRunner().invoke(app, ["ingest", "--from-bronze", "--json"], env=env).exit_code == 0
     assert silver(home) == after
 
