@@ -31,6 +31,7 @@ from healthingest.release_cli import discard_command, release_command
 from healthingest.repair_cli import replay_command
 from healthingest.revert_cli import revert_command
 from healthingest.show import print_json, print_status, print_table
+from healthingest.silver_cli import silver_app
 
 app = typer.Typer(
     help="Member files in, one protected and fully accounted silver table out.",
@@ -47,6 +48,7 @@ app.add_typer(alerts_app, name="alerts")
 app.add_typer(marts_app, name="marts")
 schema_app.add_typer(migrate_app, name="migrate")
 app.add_typer(schema_app, name="schema")
+app.add_typer(silver_app, name="silver")
 command = command_of(app)
 of_quarantine = command_of(quarantine_app)
 of_quarantine("replay")(replay_command)

@@ -140,8 +140,13 @@ def _tables(places: Places) -> Iterator[Finding]:
         from healthingest.privacy.keyring_file import load_keyring
 
         Lake.of(places, load_keyring(places)).require_whole()
-    silvers = Destinations(places.output, known_clients(places).layouts).tables()
-    for table in (*silvers, *(t.at(places.output) for t in (Quarantine, Sightings, Audit))):
+    destinations = Destinations(places.output, known_clients(places).layouts)
+    for wish in destinations.wishes():
+        yield Finding("warn", "buckets", wish)
+    for plan in (places.output / "checkpoint" / "rebuckets").glob("[!.]*.json"):
+        text = f"Of {plan.stem} was cut off: run healthingest silver rebucket --client {plan.stem} again."
+        yield Finding("warn", "re-bucketing", text)
+    for table in (*destinations.tables(), *(t.at(places.output) for t in (Quarantine, Sightings, Audit))):
         number = table.version()
         yield Finding("ok", f"table {table.path.name}", "not yet made" if number is None else f"version {number}")
 

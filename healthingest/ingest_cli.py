@@ -98,7 +98,7 @@ def _ingest(
     outcomes: list[Outcome] = []
     problems: list[dict[str, Any]] = []
     total = len(list(platform.lake.bronze.all())) if from_bronze else len(paths)
-    with telling(platform, total) as tell, _progress("ingest", total) as show:
+    with telling(platform, total) as tell, progress("ingest", total) as show:
 
         def shown(text: str) -> None:
             show(text, 0)
@@ -121,7 +121,7 @@ def _ingest(
 def _plan(platform: "Platform", paths: list[Path], *, as_json: bool) -> int:
     from healthingest.planning import by_client, plain, plan_paths
 
-    with _progress("plan", len(paths)) as show:
+    with progress("plan", len(paths)) as show:
         planned = []
         for item in plan_paths(platform, paths, lambda name: show(name, 0)):
             planned.append(item)
@@ -134,7 +134,7 @@ def _plan(platform: "Platform", paths: list[Path], *, as_json: bool) -> int:
 
 
 @contextmanager
-def _progress(what: str, total: int) -> "Iterator[Show]":
+def progress(what: str, total: int) -> "Iterator[Show]":
     """A progress bar where a person is watching."""
     from rich.console import Console
     from rich.progress import (

@@ -118,8 +118,8 @@ def print_status(state: dict[str, Any]) -> None:
         for c in state["clients"]
     ]
     print_table("clients", ["client", "last file", "taken at (UTC)", "late", "members"], clients)
-    for problem in state["problems"]:
-        typer.echo(problem)
+    for sentence in (*state["problems"], *state["wishes"]):
+        typer.echo(sentence)
 
 
 def print_table(title: str, header: list[str], rows: list[list[str]]) -> None:

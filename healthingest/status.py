@@ -17,7 +17,7 @@ _POLL_SECONDS = 1.0
 
 
 def current(platform: Platform, known: dict[Landed, str] | None = None) -> dict[str, Any]:
-    """The state as plain values: `landing` (file, state, message, counts), `clients`, `problems` (sentences).
+    """The state as plain values: `landing` (file, state, message, counts), `clients`; sentences: `problems`, `wishes`.
 
     `known` remembers the ids of landed files, so that polling does not read every file again.
     """
@@ -27,6 +27,7 @@ def current(platform: Platform, known: dict[Landed, str] | None = None) -> dict[
         "landing": [_landed(platform, audit, f, ids) for f in list_landing(platform.places.landing)],
         "clients": [_client(platform, audit, client_id) for client_id in platform.clients.active],
         "problems": [str(problem) for problem in platform.clients.problems],
+        "wishes": platform.lake.destinations.wishes(),
     }
 
 

@@ -12,8 +12,8 @@ from pathlib import Path
 
 from healthingest.contracts.clients import Layout
 from healthingest.errors import IncompleteError
-from healthingest.lake.silver import Silver
-from healthingest.storage.files import put_new
+from healthingest.lake.silver import Silver, Snapshot
+from healthingest.storage.files import put, put_new
 
 _DEFAULT = Layout()
 
@@ -52,13 +52,35 @@ class Destinations:
                 self._require_one_bucket(client_id, settled)
             except IncompleteError as error:
                 return str(error)
-        if settled is None or settled == wished:
-            return None
+        if settled is None or settled == wished.model_copy(update={"buckets": settled.buckets}):
+            return None  # another number of buckets is brought about by a command (`wish`)
         return (
             f"the rows of {client_id} are in {_said(settled)}, and a config cannot move them to {_said(wished)}. Put "
             "this key back as it was; or move all tables and checkpoint/destinations out of the output folder and run "
             "healthingest ingest --from-bronze, which builds them anew."
         )
+
+    def settled(self, client_id: str) -> Layout | None:
+        """Where a client's rows are; None: it has none yet, and its config may still change its mind."""
+        return self._noted(client_id) or self._found(client_id, looks=True)
+
+    def resettle(self, client_id: str, layout: Layout) -> None:
+        """Note where a client's rows are from now on; for whoever has just brought them there, alone with it."""
+        put(self._place(client_id), json.dumps(layout.model_dump(mode="json")).encode())
+
+    def wish(self, client_id: str) -> str | None:
+        """What a client's config wants that a command brings about; None: nothing, or it has no rows yet."""
+        settled, wished = self._noted(client_id), self.wished.get(client_id)
+        if settled is None or wished is None or settled.buckets == wished.buckets:
+            return None
+        return (
+            f"{client_id} wants its rows in {_counted(wished.buckets)} and has them in {_counted(settled.buckets)}: "
+            f"run healthingest silver rebucket --client {client_id}."
+        )
+
+    def wishes(self) -> list[str]:
+        """The same of all clients."""
+        return [said for client_id in sorted(self.wished) if (said := self.wish(client_id))]
 
     def tables(self) -> list[Silver]:
         """Every table of silver that there is or will be, that of all clients first."""
@@ -81,12 +103,15 @@ class Destinations:
         except (FileNotFoundError, PermissionError):  # a reader may lack it, and has the configs
             return None
 
-    def _found(self, client_id: str, wished: Layout | None = None) -> Layout | None:
-        """What the tables alone say of a client; None: they have nothing of it, or what all have by default."""
+    def _found(self, client_id: str, wished: Layout | None = None, *, looks: bool = False) -> Layout | None:
+        """What the tables alone say of a client; None: they have nothing of it.
+
+        Unless `looks`, also if they could have no more than what all have by default: that spares opening one.
+        """
         for path in self._own():
             if (path / f"client_id={client_id}").is_dir():
                 return _on_disk(path)
-        if (wished or self.wished.get(client_id, _DEFAULT)) == _DEFAULT:  # then opening the table would tell no more
+        if not looks and (wished or self.wished.get(client_id, _DEFAULT)) == _DEFAULT:
             return None
         silver = Silver.at(self.output)
         if not silver.exists() or silver.snapshot().transaction_version(f"client/{client_id}") is None:
@@ -94,9 +119,11 @@ class Destinations:
         return _DEFAULT
 
     def _require_one_bucket(self, client_id: str, found: Layout) -> None:
-        """Rows alone do not tell how many buckets there are."""
+        """Rows alone do not tell how many buckets there are; the log does, where they were spread anew."""
         folder = self.output / found.folder / f"client_id={client_id}"
         if any(bucket.name != "_bucket=0" for bucket in folder.glob("_bucket=*")):
+            if Snapshot(Silver.at(self.output, found).handle(), client_id).buckets:
+                return
             raise IncompleteError(
                 f"{folder} has several buckets, but {self._place(client_id)}, which said how many, is gone; restore it "
                 "from its backup."
@@ -118,6 +145,10 @@ def _on_disk(path: Path) -> Layout:
     name = path.name.removeprefix("silver_")
     dated = "creation_date" in Silver.partitions_of(path)
     return Layout(table=name, partition_by=("client_id", "creation_date") if dated else ("client_id",))
+
+
+def _counted(buckets: int) -> str:
+    return "1 bucket" if buckets == 1 else f"{buckets} buckets"
 
 
 def _said(layout: Layout) -> str:

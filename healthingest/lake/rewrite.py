@@ -194,7 +194,7 @@ class Rewrite:
             moved.append(after.filter(~self._in(after, file)))
         self._write(pl.concat([kept, stays, new]))
         del kept, stays
-        self._actions.append({"remove": _removed(file)})
+        self._actions.append({"remove": removed(file)})
         self._write_changes({"update_preimage": was, "update_postimage": after, "delete": gone, "insert": new})
 
     def _in(self, rows: pl.DataFrame, file: DataFile) -> pl.Series:
@@ -227,11 +227,7 @@ class Rewrite:
         return text.str.to_date() if self._types[column] == pl.Date else text.cast(self._types[column])
 
     def _aligned(self, rows: pl.LazyFrame, columns: list[str], *more: str) -> pl.LazyFrame:
-        have = rows.collect_schema()
-        typed = [
-            pl.col(n).cast(self._types[n]) if n in have else pl.lit(None, self._types[n]).alias(n) for n in columns
-        ]
-        return rows.select(*typed, *more)
+        return aligned(rows, {name: self._types[name] for name in columns}, *more)
 
     def _write_new(self) -> None:
         if self._new:
@@ -242,14 +238,9 @@ class Rewrite:
         """A file for each partition that the rows are of, unless there are none; the files, with their partitions."""
         files: list[tuple[Path, Mapping[str, str]]] = []
         for partition, part in self._parts(rows):
-            stats = {
-                "numRecords": part.height,
-                "minValues": {self._bounds: part[self._bounds].min()},
-                "maxValues": {self._bounds: part[self._bounds].max()},
-                "nullCount": {self._bounds: part[self._bounds].null_count()},
-            }
+            stats = json.dumps(stats_of(part, self._bounds))
             written = self._written_to("", part, partition)
-            self._actions.append({"add": written | {"stats": json.dumps(stats), "modificationTime": _now()}})
+            self._actions.append({"add": written | {"stats": stats, "modificationTime": _now()}})
             files.append((self._written[-1], partition))
         return files
 
@@ -288,7 +279,24 @@ def _where(rows: pl.DataFrame, mask: pl.Series) -> pl.DataFrame:
     return rows if mask.all(ignore_nulls=False) else rows.filter(mask)
 
 
-def _removed(file: DataFile) -> dict[str, Any]:
+def aligned(rows: pl.LazyFrame, types: Mapping[str, pl.DataType], *more: str) -> pl.LazyFrame:
+    """Rows in these columns and types, and `more`; columns that came to the table after a file's rows are null."""
+    have = rows.collect_schema()
+    typed = [pl.col(n).cast(t) if n in have else pl.lit(None, t).alias(n) for n, t in types.items()]
+    return rows.select(*typed, *more)
+
+
+def stats_of(rows: pl.DataFrame, bounds: str) -> dict[str, Any]:
+    """What the log says of a file with these rows: how many, and the range of one column."""
+    column = rows[bounds]
+    return {
+        "numRecords": rows.height, "minValues": {bounds: column.min()}, "maxValues": {bounds: column.max()},
+        "nullCount": {bounds: column.null_count()},
+    }  # fmt: skip
+
+
+def removed(file: DataFile) -> dict[str, Any]:
+    """The `remove` action of a data file, by which rows change."""
     return {
         "path": file.path, "deletionTimestamp": _now(), "dataChange": True, "extendedFileMetadata": True,
         "partitionValues": file.partition, "size": file.size,

@@ -89,6 +89,12 @@ class Snapshot:
         found = self.table.transaction_version(f"tokens/{self.client_id}")
         return int(found) if found is not None else None
 
+    @property
+    def buckets(self) -> int | None:
+        """Over how many buckets the client's rows are spread, if they ever were spread anew; else its note says it."""
+        found = self.table.transaction_version(f"buckets/{self.client_id}")
+        return int(found) if found is not None else None
+
     def state(self, file_id: str) -> int | None:
         """HELD, APPLIED, DISCARDED, or None if the delivery is undecided."""
         state = self.table.transaction_version(f"file/{file_id}")
@@ -148,7 +154,7 @@ class Snapshot:
 class Silver(Table):
     """A serving table: that of all clients, or of those that have one of their own."""
 
-    #: Over how many buckets a client's rows are spread.
+    #: Over how many buckets a client's rows are spread, unless the log says otherwise (`Snapshot.buckets`).
     buckets: int = 1
 
     @classmethod
@@ -182,16 +188,20 @@ class Silver(Table):
 
     def change(self, snapshot: Snapshot) -> Rewrite:
         """Gather changes to a client's rows: frames with silver's columns and `_change` (NEW, CHANGED or GONE)."""
-        partition, spread = self._scope(snapshot.client_id)
+        partition, spread = self._scope(snapshot)
         return Rewrite(self.path, snapshot.table, partition, key="member_token", bounds="_sequence", spread=spread)
 
-    def _scope(self, client_id: str) -> tuple[dict[str, str], dict[str, pl.Expr]]:
+    def buckets_of(self, snapshot: Snapshot) -> int:
+        """Over how many buckets a client's rows are spread at that version."""
+        return snapshot.buckets or self.buckets
+
+    def _scope(self, snapshot: Snapshot) -> tuple[dict[str, str], dict[str, pl.Expr]]:
         """The client's partition, and what its rows spread by below it."""
+        client = {"client_id": snapshot.client_id}
         if self.partition_by[-1] == "creation_date":
-            return {"client_id": client_id}, {"creation_date": pl.col("creation_date")}
-        if self.buckets > 1:
-            return {"client_id": client_id}, {"_bucket": bucket(self.buckets)}
-        return {"client_id": client_id, "_bucket": "0"}, {}
+            return client, {"creation_date": pl.col("creation_date")}
+        buckets = self.buckets_of(snapshot)
+        return (client, {"_bucket": bucket(buckets)}) if buckets > 1 else (client | {"_bucket": "0"}, {})
 
     def commit(
         self, snapshot: Snapshot, decided: Mapping[str, Mapping[str, Any]], changed: Rewrite | pl.DataFrame,
@@ -231,7 +241,7 @@ class Silver(Table):
             {"healthingest": json.dumps(told, sort_keys=True)},
         )
         empty = pl.scan_delta(snapshot.table).head(0).collect()
-        scope, spread = self._scope(client_id)
+        scope, spread = self._scope(snapshot)
         mode, partition = ("append" if rows is None else "overwrite"), f"client_id = '{client_id}'"
         partition += " AND _bucket = 0" if "_bucket" in scope else ""
         written = empty if rows is None else rows.with_columns(**spread)
