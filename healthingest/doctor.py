@@ -77,7 +77,7 @@ def _store(name: str, folder: ObjectPath, places: Places) -> Iterator[Finding]:
 def _keyring(places: Places) -> Iterator[Finding]:
     from healthingest.privacy.keyring_file import keyring_status
 
-    if not places.keyring.exists() and places.env == "dev" and not (places.output / "silver").exists():
+    if not places.keyring.exists() and places.env == "dev" and not any(places.output.glob("silver*")):
         yield Finding("warn", "keyring", f"{places.keyring} does not exist yet; the first ingest makes it")
         return
     state = keyring_status(places)
@@ -140,7 +140,7 @@ def _tables(places: Places) -> Iterator[Finding]:
         from healthingest.privacy.keyring_file import load_keyring
 
         Lake.of(places, load_keyring(places)).require_whole()
-    destinations = Destinations(places.output, known_clients(places).layouts)
+    destinations = Destinations.at(places, known_clients(places).layouts)
     for wish in destinations.wishes():
         yield Finding("warn", "buckets", wish)
     for plan in (places.output / "checkpoint" / "rebuckets").glob("[!.]*.json"):

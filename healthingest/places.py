@@ -11,6 +11,8 @@ from healthingest.storage.objects import place_of
 from healthingest.storage.options import configs_folder
 
 DEFAULT_FIRST_DATE = date(2015, 1, 1)
+#: Each is a table that whoever reads silver opens.
+MOST_SHARDS = 256
 
 
 @dataclass(frozen=True)
@@ -27,13 +29,15 @@ class Places:
     env: str
     #: First day of the date partitions.
     first_date: date
+    #: Over how many tables of silver clients are dealt out that name none of their own, each at its first delivery.
+    silver_shards: int = 1
 
     @classmethod
     def from_env(cls, env: Mapping[str, str] = os.environ) -> "Places":
         """Read HEALTHINGEST_* variables (design, section 4).
 
         Raises:
-            UsageError: HEALTHINGEST_ENV or HEALTHINGEST_FIRST_DATE holds something else than allowed.
+            UsageError: HEALTHINGEST_ENV, _FIRST_DATE or _SILVER_SHARDS holds something else than allowed.
             StorageError: a place is a URI of no object store that is known here.
         """
         home = Path(env.get("HEALTHINGEST_HOME") or Path.cwd()).expanduser().resolve()
@@ -52,6 +56,9 @@ class Places:
             first = date.fromisoformat(env.get("HEALTHINGEST_FIRST_DATE") or DEFAULT_FIRST_DATE.isoformat())
         except ValueError:
             raise UsageError("HEALTHINGEST_FIRST_DATE must be a date like 2015-01-01.") from None
+        shards = env.get("HEALTHINGEST_SILVER_SHARDS") or "1"
+        if not shards.isdecimal() or not 1 <= int(shards) <= MOST_SHARDS:
+            raise UsageError(f"HEALTHINGEST_SILVER_SHARDS must be a number from 1 to {MOST_SHARDS}.")
         return cls(
             home=home,
             configs=configs_folder(env),
@@ -60,6 +67,7 @@ class Places:
             keyring=place("HEALTHINGEST_KEYRING", config_home / "healthingest" / "keyring.json"),
             env=mode,
             first_date=first,
+            silver_shards=int(shards),
         )
 
 

@@ -103,7 +103,7 @@ def reconcile(places: Places, clients: ClientSet) -> tuple[list[Difference], lis
 
 
 def _all(places: Places, clients: ClientSet) -> Iterator[Wanted]:
-    destinations = Destinations(places.output, clients.layouts)
+    destinations = Destinations.at(places, clients.layouts)
     # The latest version has the last word; one look at each client's destination, and not one per table.
     latest = sorted(clients.clients.values(), key=lambda one: one.contract.version)
     contracts = [(destinations.of(client.client_id).folder, client.contract) for client in latest]

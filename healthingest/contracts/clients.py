@@ -119,8 +119,9 @@ def _a_share(value: object) -> object:
 class Layout(Strict):
     """Which table of silver the client's rows go to, and how they lie there; settled by the client's first rows."""
 
-    #: A table `output/silver_<table>` that only the clients have who name it; None: the one of all others.
-    table: StrictStr | None = Field(default=None, pattern=r"^[a-z][a-z0-9_]{0,30}$")
+    #: A table `output/silver_<table>` that only the clients have who name it; None: the one of all others, or, in a
+    #: config, one of those that all others are dealt out to. Those have numbers for names, which no config can say.
+    table: StrictStr | None = Field(default=None, pattern=r"^([a-z][a-z0-9_]{0,30}|[0-9]{2,3})$")
     #: By hash of the member, so that a change of a few members need not read all of a large client's files.
     buckets: int = Field(default=1, ge=1, le=256, strict=True)
     partition_by: tuple[Literal["client_id", "creation_date"], ...] = ("client_id",)
@@ -141,6 +142,11 @@ class Layout(Strict):
     def folder(self) -> str:
         """The table's folder below the output folder."""
         return "silver" if self.table is None else f"silver_{self.table}"
+
+    @property
+    def own(self) -> str | None:
+        """The table that its clients name; None: the one of all others, or their part of it."""
+        return None if self.table is None or self.table.isdigit() else self.table
 
     @property
     def dated(self) -> bool:
@@ -188,6 +194,15 @@ class ClientConfig(Strict):
     owners: list[StrictStr] = Field(default_factory=list)
     #: Why nothing of this client may be erased; empty: it may.
     legal_hold: StrictStr = ""
+
+    @field_validator("silver")
+    @classmethod
+    def _no_number(cls, value: Layout) -> Layout:
+        if value.table is not None and value.own is None:
+            raise ValueError(
+                "a table's name begins with a letter; those with numbers are dealt out, see docs/scaling.md"
+            )
+        return value
 
     @field_validator("client_id")
     @classmethod

@@ -5,14 +5,19 @@ that two writers with two configs cannot each begin a part of the client. From t
 client's config is changed, broken or gone. Clients from before there were such files are in the table of all.
 """
 
+import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
+
+from deltalake import DeltaTable
 
 from healthingest.contracts.clients import Layout
 from healthingest.errors import IncompleteError
 from healthingest.lake.silver import Silver, Snapshot
+from healthingest.places import Places
 from healthingest.storage.files import put, put_new
 
 _DEFAULT = Layout()
@@ -25,10 +30,17 @@ class Destinations:
     output: Path
     #: Client -> what its present config says; clients without a usable one are not in it.
     wished: Mapping[str, Layout] = field(default_factory=dict)
+    #: Over how many tables those are dealt out that name none; it counts until a client has rows.
+    shards: int = 1
+
+    @classmethod
+    def at(cls, places: Places, wished: Mapping[str, Layout] | None = None) -> "Destinations":
+        """Those of an installation, with what its configs say."""
+        return cls(places.output, wished or {}, places.silver_shards)
 
     def of(self, client_id: str) -> Layout:
         """Where a client's rows are or, if it has none, where they would go; for whoever reads."""
-        return self._noted(client_id) or self._found(client_id) or self.wished.get(client_id, _DEFAULT)
+        return self._noted(client_id) or self.found(client_id) or self._dealt(client_id)
 
     def settle(self, client_id: str) -> Layout:
         """Where a client's rows go from now on; for whoever is about to write.
@@ -38,21 +50,21 @@ class Destinations:
         """
         if noted := self._noted(client_id):
             return noted
-        found = self._found(client_id)
+        found = replace(self).found(client_id)  # with a fresh look at what lies there
         if found:
             self._require_one_bucket(client_id, found)
-        return self._put(client_id, found or self.wished.get(client_id, _DEFAULT))
+        return self._put(client_id, found or self._dealt(client_id))
 
     def objection(self, client_id: str, wished: Layout) -> str | None:
         """What is wrong with a config that wishes a client's rows there; None if they are, or there are none yet."""
         noted = self._noted(client_id)
-        settled = noted or self._found(client_id, wished)
+        settled = noted or self.found(client_id, wished)
         if settled is not None and noted is None:
             try:
                 self._require_one_bucket(client_id, settled)
             except IncompleteError as error:
                 return str(error)
-        if settled is None or settled == wished.model_copy(update={"buckets": settled.buckets}):
+        if settled is None or (settled.own, settled.dated) == (wished.own, wished.dated):
             return None  # another number of buckets is brought about by a command (`wish`)
         return (
             f"the rows of {client_id} are in {_said(settled)}, and a config cannot move them to {_said(wished)}. Put "
@@ -62,7 +74,7 @@ class Destinations:
 
     def settled(self, client_id: str) -> Layout | None:
         """Where a client's rows are; None: it has none yet, and its config may still change its mind."""
-        return self._noted(client_id) or self._found(client_id, looks=True)
+        return self._noted(client_id) or replace(self).found(client_id, looks=True)
 
     def resettle(self, client_id: str, layout: Layout) -> None:
         """Note where a client's rows are from now on; for whoever has just brought them there, alone with it."""
@@ -97,26 +109,43 @@ class Destinations:
         """Clients' own tables that lie on disk."""
         return sorted(path for path in self.output.glob("silver_*") if (path / "_delta_log").is_dir())
 
+    @cached_property
+    def _lying(self) -> dict[str, Path]:
+        """Client -> the table besides that of all that has a folder of its, as this object first saw them."""
+        return {
+            folder.name.removeprefix("client_id="): path for path in self._own() for folder in path.glob("client_id=*")
+        }
+
+    @cached_property
+    def _log_of_all(self) -> DeltaTable | None:
+        silver = Silver.at(self.output)
+        return silver.handle(without_files=True) if silver.exists() else None
+
+    def _dealt(self, client_id: str) -> Layout:
+        """Where a client's first rows go: the table that its config names, or the one that its id is dealt to."""
+        wished = self.wished.get(client_id, _DEFAULT)
+        if self.shards == 1 or wished.table is not None:
+            return wished
+        number = int.from_bytes(hashlib.sha256(client_id.encode()).digest()[:8]) % self.shards
+        return wished.model_copy(update={"table": f"{number:02}"})
+
     def _noted(self, client_id: str) -> Layout | None:
         try:
             return Layout.model_validate(json.loads(self._place(client_id).read_text()))
         except (FileNotFoundError, PermissionError):  # a reader may lack it, and has the configs
             return None
 
-    def _found(self, client_id: str, wished: Layout | None = None, *, looks: bool = False) -> Layout | None:
+    def found(self, client_id: str, wished: Layout | None = None, *, looks: bool = False) -> Layout | None:
         """What the tables alone say of a client; None: they have nothing of it.
 
         Unless `looks`, also if they could have no more than what all have by default: that spares opening one.
         """
-        for path in self._own():
-            if (path / f"client_id={client_id}").is_dir():
-                return _on_disk(path)
-        if not looks and (wished or self.wished.get(client_id, _DEFAULT)) == _DEFAULT:
+        if client_id in self._lying:
+            return _on_disk(self._lying[client_id])
+        if not looks and (wished or self._dealt(client_id)) == _DEFAULT:
             return None
-        silver = Silver.at(self.output)
-        if not silver.exists() or silver.snapshot().transaction_version(f"client/{client_id}") is None:
-            return None
-        return _DEFAULT
+        log = self._log_of_all
+        return None if log is None or log.transaction_version(f"client/{client_id}") is None else _DEFAULT
 
     def _require_one_bucket(self, client_id: str, found: Layout) -> None:
         """Rows alone do not tell how many buckets there are; the log does, where they were spread anew."""

@@ -35,7 +35,7 @@ class Lake:
     quarantine: Quarantine
     sightings: Sightings
     vault: Vault
-    #: That of all clients without one of their own; whoever means one client's asks `silver_of`.
+    #: That of all clients without one of their own, unless they are dealt out; who means one client's asks `silver_of`.
     silver: Silver
     audit: Audit
     events: Events
@@ -100,7 +100,7 @@ class Lake:
         """
         root = places.output
         return cls(
-            destinations=Destinations(root, layouts or {}),
+            destinations=Destinations.at(places, layouts),
             bronze=Bronze(root / "bronze", keyring),
             quarantine=Quarantine.at(root),
             sightings=Sightings.at(root),

@@ -101,4 +101,4 @@ class Registrations(Table):
 def known_clients(places: Places) -> ClientSet:
     """All clients, held against the published versions of their contracts and where their rows are."""
     published: Mapping[str, str] = Registrations.at(places.output).digests()
-    return load_clients(places, published, Destinations(places.output).objection)
+    return load_clients(places, published, Destinations.at(places).objection)

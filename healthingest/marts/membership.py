@@ -7,7 +7,7 @@ Change Data Feed, each version exactly once, since the version that was taken in
 
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from functools import partial
@@ -18,6 +18,7 @@ from deltalake import DeltaTable, write_deltalake
 from deltalake.exceptions import DeltaError
 
 from healthingest.lake.delta import ZSTD, Table, commit, retry
+from healthingest.lake.destinations import Destinations
 from healthingest.lake.lake import Lake
 from healthingest.lake.silver import Silver
 from healthingest.privacy.generalize import age_band
@@ -90,7 +91,8 @@ def update(lake: Lake, output: Path) -> list[Updated]:
         ContentionError: other updates won every time.
     """
     gold = Membership.at(output)
-    done = [retry(partial(_take_in, gold, silver)) for silver in lake.silvers() if silver.exists()]
+    silvers = [silver for silver in lake.silvers() if silver.exists()]
+    done = [retry(partial(_take_in, gold, silver, lake.destinations)) for silver in silvers]
     return [one for one in done if one is not None]
 
 
@@ -112,7 +114,7 @@ def counted(output: Path, client_id: str | None = None) -> pl.DataFrame:
     return Membership.at(output).frame(None, mine).sort(CELL)
 
 
-def _take_in(gold: Membership, silver: Silver) -> Updated | None:
+def _take_in(gold: Membership, silver: Silver, destinations: Destinations) -> Updated | None:
     table, target = silver.snapshot(), gold.snapshot()
     app_id, now = f"silver/{silver.path.name}", int(table.version())
     found = target.transaction_version(app_id)
@@ -120,7 +122,11 @@ def _take_in(gold: Membership, silver: Silver) -> Updated | None:
     if before is not None and before >= now:
         return None
     feed = _feed(table, -1 if before is None else before)
-    rows = _rows(gold.frame(), feed, _state_of(table))
+    known, state = gold.frame(), _state_of(table)
+    anybody = {*state["client_id"], *known["client_id"]} if feed is None else set()
+    # Others' members are in other tables; whoever is in none has left, and was here if that is where it would be.
+    cut_off = [client_id for client_id in anybody if destinations.of(client_id).folder == silver.path.name]
+    rows = _rows(known, feed, state, cut_off)
     clients = rows["client_id"].unique().to_list()
     told = commit({app_id: now})
     if not clients:
@@ -179,13 +185,16 @@ def _with_cell(rows: pl.DataFrame) -> pl.DataFrame:
     return rows.with_columns(**{name: none for name, none in missing.items() if name not in rows.columns})
 
 
-def _rows(known: pl.DataFrame, feed: pl.DataFrame | None, now: pl.DataFrame) -> pl.DataFrame:
-    """Gold's rows that are new or other than before: of clients with changes, from the first month of those on."""
+def _rows(known: pl.DataFrame, feed: pl.DataFrame | None, now: pl.DataFrame, cut_off: Collection[str]) -> pl.DataFrame:
+    """Gold's rows that are new or other than before: of clients with changes, from the first month of those on.
+
+    `cut_off`: clients that may have changed although the feed, which is None, does not tell.
+    """
     changes = pl.DataFrame(schema=_CHANGE) if feed is None else feed
     first = dict(changes.group_by("client_id").agg(pl.col("month").min()).iter_rows())
-    if feed is None:  # anybody may have changed
+    if feed is None:
         this_month = datetime.now(UTC).date().replace(day=1)
-        first = dict.fromkeys({*now["client_id"], *known["client_id"]}, this_month)
+        first = dict.fromkeys(cut_off, this_month)
     parts = [
         _of_client(client_id, known.filter(pl.col("client_id") == client_id), changes, now, month, cut=feed is None)
         for client_id, month in sorted(first.items())

@@ -45,7 +45,7 @@ def behind(places: Places) -> bool:
     """Whether a table of silver has a version that gold has not taken in."""
     gold = Membership.at(places.output)
     taken = gold.snapshot() if gold.exists() else None
-    for silver in Destinations(places.output).tables():
+    for silver in Destinations.at(places).tables():
         known = taken.transaction_version(f"silver/{silver.path.name}") if taken else None
         if silver.exists() and (known is None or known < (silver.version() or 0)):
             return True
