@@ -37,7 +37,7 @@ def main() -> int:
             plan = child(["-c", _COMMAND, "silver", "rebucket", "--client", "acme", "--plan", "--json"], env).said
             first = first or said["rows"]
             print(
-                f"{said['before']} to {buckets} buckets: {said['rows']:,} rows, "
+                f"{said['was']['buckets']} to {buckets} buckets: {said['rows']:,} rows, "
                 f"{said['files']} to {plan['files']} files, "
                 f"{said['file_bytes'] / 1e6:.1f} to {plan['file_bytes'] / 1e6:.1f} MB, {said['groups']} groups: "
                 f"{took.wall:.1f} s, {took.cpu:.1f} s of CPU, {took.rss_mib:.0f} MiB"

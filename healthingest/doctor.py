@@ -142,10 +142,10 @@ def _tables(places: Places) -> Iterator[Finding]:
         Lake.of(places, load_keyring(places)).require_whole()
     destinations = Destinations.at(places, known_clients(places).layouts)
     for wish in destinations.wishes():
-        yield Finding("warn", "buckets", wish)
-    for plan in (places.output / "checkpoint" / "rebuckets").glob("[!.]*.json"):
-        text = f"Of {plan.stem} was cut off: run healthingest silver rebucket --client {plan.stem} again."
-        yield Finding("warn", "re-bucketing", text)
+        yield Finding("warn", "layout of silver", wish)
+    for plan in (places.output / "checkpoint" / "relayouts").glob("[!.]*.json"):
+        text = f"A rebucket or move of {plan.stem} was cut off: run healthingest silver with what you had asked for."
+        yield Finding("warn", "relayout", text)
     for table in (*destinations.tables(), *(t.at(places.output) for t in (Quarantine, Sightings, Audit))):
         number = table.version()
         yield Finding("ok", f"table {table.path.name}", "not yet made" if number is None else f"version {number}")

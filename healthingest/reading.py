@@ -102,9 +102,25 @@ class Reader:
         Raises:
             UsageError: one that is wanted does not exist, or the role has no right to it.
         """
-        tables = [silver.snapshot() for silver in self.platform.lake.silvers() if silver.exists()]
-        present = {client_id: table for table in tables for client_id in _clients_in(table)}
+        present = self._present()
         return [Snapshot(present[client_id], client_id) for client_id in self._clients(clients, sorted(present))]
+
+    def _present(self) -> dict[str, DeltaTable]:
+        """Client -> the table of silver that its rows are in.
+
+        A client that is being moved may be in two tables, of which its note says which counts; or in none, if one was
+        opened before its rows came and the other after they had left: then its note has changed meanwhile.
+        """
+        destinations = self.platform.lake.destinations
+        before = destinations.folders()
+        while True:
+            tables = {silver.path.name: silver.snapshot() for silver in destinations.tables() if silver.exists()}
+            there = {(client_id, name) for name, table in tables.items() for client_id in _clients_in(table)}
+            after = destinations.folders()
+            if after == before:
+                at = {client_id: after.get(client_id) or destinations.of(client_id).folder for client_id, _ in there}
+                return {client_id: tables[name] for client_id, name in there if at[client_id] == name}
+            before = after
 
     def rows(self, snapshot: Snapshot, columns: Collection[str], as_of: date) -> pl.DataFrame:
         """Silver's rows of one client with those of the `columns` that the role may open, and age bands.

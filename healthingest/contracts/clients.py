@@ -149,6 +149,13 @@ class Layout(Strict):
         return None if self.table is None or self.table.isdigit() else self.table
 
     @property
+    def said(self) -> str:
+        """Where and how rows lie, for people."""
+        buckets = f" in {self.buckets} buckets" if self.buckets > 1 else ""
+        dated = " partitioned by creation_date" if self.dated else ""
+        return f"output/{self.folder}{buckets}{dated}"
+
+    @property
     def dated(self) -> bool:
         """Whether members of one date lie together."""
         return "creation_date" in self.partition_by

@@ -16,6 +16,7 @@ from deltalake import DeltaTable
 
 from healthingest.contracts.clients import Layout
 from healthingest.errors import IncompleteError
+from healthingest.lake.delta import open_table
 from healthingest.lake.silver import Silver, Snapshot
 from healthingest.places import Places
 from healthingest.storage.files import put, put_new
@@ -40,7 +41,7 @@ class Destinations:
 
     def of(self, client_id: str) -> Layout:
         """Where a client's rows are or, if it has none, where they would go; for whoever reads."""
-        return self._noted(client_id) or self.found(client_id) or self._dealt(client_id)
+        return self._noted(client_id) or self.found(client_id) or self.dealt(client_id)
 
     def settle(self, client_id: str) -> Layout:
         """Where a client's rows go from now on; for whoever is about to write.
@@ -53,7 +54,7 @@ class Destinations:
         found = replace(self).found(client_id)  # with a fresh look at what lies there
         if found:
             self._require_one_bucket(client_id, found)
-        return self._put(client_id, found or self._dealt(client_id))
+        return self._put(client_id, found or self.dealt(client_id))
 
     def objection(self, client_id: str, wished: Layout) -> str | None:
         """What is wrong with a config that wishes a client's rows there; None if they are, or there are none yet."""
@@ -64,10 +65,10 @@ class Destinations:
                 self._require_one_bucket(client_id, settled)
             except IncompleteError as error:
                 return str(error)
-        if settled is None or (settled.own, settled.dated) == (wished.own, wished.dated):
-            return None  # another number of buckets is brought about by a command (`wish`)
+        if settled is None or not (settled.dated or wished.dated) or settled == wished:
+            return None  # another table or number of buckets is brought about by a command (`wish`)
         return (
-            f"the rows of {client_id} are in {_said(settled)}, and a config cannot move them to {_said(wished)}. Put "
+            f"the rows of {client_id} are in {settled.said}, and no command moves them to {wished.said}. Put "
             "this key back as it was; or move all tables and checkpoint/destinations out of the output folder and run "
             "healthingest ingest --from-bronze, which builds them anew."
         )
@@ -83,11 +84,14 @@ class Destinations:
     def wish(self, client_id: str) -> str | None:
         """What a client's config wants that a command brings about; None: nothing, or it has no rows yet."""
         settled, wished = self._noted(client_id), self.wished.get(client_id)
-        if settled is None or wished is None or settled.buckets == wished.buckets:
+        if settled is None or wished is None:
+            return None
+        how = "move" if settled.own != wished.own else "rebucket"
+        if how == "rebucket" and settled.buckets == wished.buckets:
             return None
         return (
-            f"{client_id} wants its rows in {_counted(wished.buckets)} and has them in {_counted(settled.buckets)}: "
-            f"run healthingest silver rebucket --client {client_id}."
+            f"{client_id} wants its rows in {wished.said} and has them in {settled.said}: "
+            f"run healthingest silver {how} --client {client_id}."
         )
 
     def wishes(self) -> list[str]:
@@ -96,32 +100,37 @@ class Destinations:
 
     def tables(self) -> list[Silver]:
         """Every table of silver that there is or will be, that of all clients first."""
-        folder = self.output / "checkpoint" / "destinations"
-        clients = {
-            path.stem for path in folder.glob("[!.]*.json")
-        }  # none for who may not list it; the configs tell too
+        # None for whoever may not list them; the configs tell too.
+        clients = {path.stem for path in self._notes.glob("[!.]*.json")}
         layouts = [self.of(client_id) for client_id in sorted({*clients, *self.wished})]
         own = {layout.folder: layout for layout in layouts if layout.table}
         own |= {path.name: _on_disk(path) for path in self._own() if path.name not in own}
         return [Silver.at(self.output), *(Silver.at(self.output, own[name]) for name in sorted(own))]
+
+    def folders(self) -> dict[str, str]:
+        """Client -> the table that its note names, of all clients that have one."""
+        clients = [path.stem for path in self._notes.glob("[!.]*.json")]
+        return {client_id: noted.folder for client_id in clients if (noted := self._noted(client_id))}
 
     def _own(self) -> list[Path]:
         """Clients' own tables that lie on disk."""
         return sorted(path for path in self.output.glob("silver_*") if (path / "_delta_log").is_dir())
 
     @cached_property
-    def _lying(self) -> dict[str, Path]:
-        """Client -> the table besides that of all that has a folder of its, as this object first saw them."""
-        return {
-            folder.name.removeprefix("client_id="): path for path in self._own() for folder in path.glob("client_id=*")
-        }
+    def _lying(self) -> dict[str, list[Path]]:
+        """Client -> the tables besides that of all that have a folder of its, as this object first saw them."""
+        found: dict[str, list[Path]] = {}
+        for path in self._own():
+            for folder in path.glob("client_id=*"):
+                found.setdefault(folder.name.removeprefix("client_id="), []).append(path)
+        return found
 
     @cached_property
     def _log_of_all(self) -> DeltaTable | None:
         silver = Silver.at(self.output)
         return silver.handle(without_files=True) if silver.exists() else None
 
-    def _dealt(self, client_id: str) -> Layout:
+    def dealt(self, client_id: str) -> Layout:
         """Where a client's first rows go: the table that its config names, or the one that its id is dealt to."""
         wished = self.wished.get(client_id, _DEFAULT)
         if self.shards == 1 or wished.table is not None:
@@ -140,12 +149,15 @@ class Destinations:
 
         Unless `looks`, also if they could have no more than what all have by default: that spares opening one.
         """
-        if client_id in self._lying:
-            return _on_disk(self._lying[client_id])
-        if not looks and (wished or self._dealt(client_id)) == _DEFAULT:
+        for path in self._lying.get(client_id, ()):
+            if not Snapshot(open_table(path, without_files=True), client_id).has_left:
+                return _on_disk(path)
+        if not looks and (wished or self.dealt(client_id)) == _DEFAULT:
             return None
-        log = self._log_of_all
-        return None if log is None or log.transaction_version(f"client/{client_id}") is None else _DEFAULT
+        if self._log_of_all is None:
+            return None
+        there = Snapshot(self._log_of_all, client_id)
+        return _DEFAULT if there.number and not there.has_left else None
 
     def _require_one_bucket(self, client_id: str, found: Layout) -> None:
         """Rows alone do not tell how many buckets there are; the log does, where they were spread anew."""
@@ -166,7 +178,11 @@ class Destinations:
         return self._noted(client_id) or layout
 
     def _place(self, client_id: str) -> Path:
-        return self.output / "checkpoint" / "destinations" / f"{client_id}.json"
+        return self._notes / f"{client_id}.json"
+
+    @property
+    def _notes(self) -> Path:
+        return self.output / "checkpoint" / "destinations"
 
 
 def _on_disk(path: Path) -> Layout:
@@ -174,13 +190,3 @@ def _on_disk(path: Path) -> Layout:
     name = path.name.removeprefix("silver_")
     dated = "creation_date" in Silver.partitions_of(path)
     return Layout(table=name, partition_by=("client_id", "creation_date") if dated else ("client_id",))
-
-
-def _counted(buckets: int) -> str:
-    return "1 bucket" if buckets == 1 else f"{buckets} buckets"
-
-
-def _said(layout: Layout) -> str:
-    buckets = f" in {layout.buckets} buckets" if layout.buckets > 1 else ""
-    dated = " partitioned by creation_date" if layout.dated else ""
-    return f"output/{layout.folder}{buckets}{dated}"

@@ -95,6 +95,12 @@ class Snapshot:
         found = self.table.transaction_version(f"buckets/{self.client_id}")
         return int(found) if found is not None else None
 
+    @property
+    def has_left(self) -> bool:
+        """Whether the client's rows were moved from here to another table, and have not come back."""
+        left, came = (self.table.transaction_version(f"{kind}/{self.client_id}") for kind in ("left", "rebucket"))
+        return left is not None and left >= (came or 0)
+
     def state(self, file_id: str) -> int | None:
         """HELD, APPLIED, DISCARDED, or None if the delivery is undecided."""
         state = self.table.transaction_version(f"file/{file_id}")

@@ -16,7 +16,7 @@ import pytest
 
 from healthingest import read_silver
 from healthingest.platform import Platform
-from healthingest.rebucket import EVENT
+from healthingest.relayout import REBUCKETED
 from healthingest_tests.conftest import csv_of, deliver, examples, install, line
 from healthingest_tests.dying import DIE_AFTER
 from healthingest_tests.faults.test_kills import land, start
@@ -26,7 +26,6 @@ _PROGRAM = (
     DIE_AFTER
     + """
 import healthingest.lake.relayout as relayout
-import healthingest.rebucket as rebucket
 from healthingest.lake.destinations import Destinations
 from healthingest.lake.events import Events
 
@@ -46,21 +45,28 @@ die_after(relayout.Relayout, "_written", "group")
 die_after(relayout, "put_entry", "commit")
 die_after(Destinations, "resettle", "note")
 die_after(Events, "append", "event")
+die_after(relayout.Relayout, "leave", "left")
 die_after(relayout.Relayout, "drop", "end")
 from healthingest.cli import main
 main()
 """
 )
 STEPS = ["plan", "file 1", "file 9", "group", "commit", "note", "event", "end"]
-IN_CI = STEPS if os.environ.get("HEALTHINGEST_NIGHTLY") else ["file 9", "group", "commit", "note"]
+OF_A_MOVE = ["plan", "group", "commit", "note", "left", "event", "end"]
+if not os.environ.get("HEALTHINGEST_NIGHTLY"):
+    STEPS, OF_A_MOVE = ["file 9", "group", "commit", "note"], ["commit", "note"]
 
 
 def rebucketing(home: Platform, buckets: int, dies_at: str = "") -> subprocess.Popen[bytes]:
+    return relaying(home, ["rebucket", "--buckets", str(buckets)], dies_at)
+
+
+def relaying(home: Platform, words: list[str], dies_at: str = "") -> subprocess.Popen[bytes]:
     env = os.environ | {
         "HEALTHINGEST_HOME": str(home.places.home), "HEALTHINGEST_KEYRING": str(home.places.keyring),
         "POLARS_MAX_THREADS": "1",
     }  # fmt: skip
-    words = ["healthingest", "silver", "rebucket", "--client", "acme", "--buckets", str(buckets)]
+    words = ["healthingest", "silver", words[0], "--client", "acme", *words[1:]]
     with (home.places.home / "stderr.log").open("ab") as told:
         return subprocess.Popen([sys.executable, "-c", _PROGRAM, dies_at, *words], env=env, stderr=told)
 
@@ -73,11 +79,11 @@ def is_right(home: Platform, cities: dict[str, str], buckets: int) -> None:
     rows = home.lake.silver.frame(["member_token", "_bucket"])
     assert all(int(row["member_token"][:8], 16) % buckets == row["_bucket"] for row in rows.to_dicts())
     assert home.lake.destinations.of("acme").buckets == buckets
-    assert not list((home.places.output / "checkpoint" / "rebuckets").iterdir())
+    assert not list((home.places.output / "checkpoint" / "relayouts").iterdir())
     change_feed_is_real(home)
 
 
-@pytest.mark.parametrize("step", IN_CI)
+@pytest.mark.parametrize("step", STEPS)
 def test_killed_after_any_step_it_is_finished_by_the_next_whatever_comes_between(home: Platform, step: str) -> None:
     cities = {f"M{n}": "Boston" for n in range(40)}
     deliver(home, "acme_20250106.csv", csv_of(*(line(m) for m in cities)))
@@ -86,8 +92,27 @@ def test_killed_after_any_step_it_is_finished_by_the_next_whatever_comes_between
     cities |= {"M1": "Salem", "N1": "Lynn"}
     assert rebucketing(home, 16).wait(120) == 0
     is_right(home, cities, 16)
-    events = [event for event in home.lake.events.read("acme") if event["kind"] == EVENT]
+    events = [event for event in home.lake.events.read("acme") if event["kind"] == REBUCKETED]
     assert [(event["from"], event["to"]) for event in events] == [(1, 16)]
+
+
+@pytest.mark.parametrize("step", OF_A_MOVE)
+def test_a_move_killed_after_any_step_is_finished_by_the_next_and_nobody_sees_a_member_twice(
+    home: Platform, step: str
+) -> None:
+    cities = {f"M{n}": "Boston" for n in range(40)}
+    deliver(home, "acme_20250106.csv", csv_of(*(line(m) for m in cities)))
+    assert relaying(home, ["move", "--table", "special"], step).wait(120) == -signal.SIGKILL
+    deliver(Platform.open(home.places), "acme_20250107.csv", csv_of(line("M1", city="Salem"), line("N1", city="Lynn")))
+    cities |= {"M1": "Salem", "N1": "Lynn"}
+    for again in range(2):
+        shown = read_silver(role="operations", places=home.places).select("member_id", "city").collect()
+        assert (shown.height, dict(shown.iter_rows())) == (len(cities), cities)
+        if not again:
+            assert relaying(home, ["move", "--table", "special"]).wait(120) == 0
+    there = {s.path.name: s.frame(["member_token"]).height for s in Platform.open(home.places).lake.silvers()}
+    assert there == {"silver": 0, "silver_special": len(cities)}
+    assert not list((home.places.output / "checkpoint" / "relayouts").iterdir())
 
 
 @pytest.mark.parametrize("seed", range(min(examples(1), 10)))

@@ -1,6 +1,7 @@
 """Another number of buckets: silver is as if it had been so from the start, and no reader notices the change."""
 
 import json
+import os
 import random
 import shutil
 from concurrent.futures import Future, ThreadPoolExecutor, wait
@@ -16,13 +17,14 @@ from healthingest.erase import Request, erase_member
 from healthingest.errors import UsageError
 from healthingest.explain import explain
 from healthingest.ingest import ingest, register
-from healthingest.lake import relayout
+from healthingest.lake import relayout as writing
+from healthingest.lake.relayout import OnGroup
 from healthingest.lake.rewrite import files_in
 from healthingest.maintain import maintain
 from healthingest.model import Outcome
 from healthingest.platform import Platform
 from healthingest.reading import Reader
-from healthingest.rebucket import EVENT, plan_rebucket, rebucket
+from healthingest.relayout import REBUCKETED, Relaid, buckets, plan_relayout, relayout
 from healthingest.rotate import revoke, rotate
 from healthingest.status import current
 from healthingest_tests.conftest import configure, csv_of, deliver, drop, install, line
@@ -30,6 +32,10 @@ from healthingest_tests.histories import CONFIGS, change_feed_is_real, expected,
 
 ACME = "client_id: acme\n"
 SIXTEEN = f"{ACME}silver: {{buckets: 16}}\n"
+
+
+def rebucket(home: Platform, client_id: str, number: int, on_group: OnGroup = lambda *_: None) -> Relaid:
+    return relayout(home, client_id, buckets(client_id, number), on_group=on_group)
 
 
 def first(home: Platform, members: int = 40) -> None:
@@ -65,7 +71,7 @@ def test_after_it_silver_is_as_if_it_had_had_these_buckets_from_the_start(tmp_pa
         deliver(one, "globex_20250106.csv", csv_of(line("G1")))
     opened_before = Platform.open(home.places)
     done = rebucket(home, "acme", 16)
-    assert (done.before, done.buckets, done.rows, done.version is not None) == (1, 16, 40, True)
+    assert (done.was.buckets, done.shall.buckets, done.rows, done.version is not None) == (1, 16, 40, True)
     as_if_from_the_start(home, twin)
 
     def everywhere(name: str, *lines: str) -> None:
@@ -87,10 +93,8 @@ def test_after_it_silver_is_as_if_it_had_had_these_buckets_from_the_start(tmp_pa
     readers = [Reader.of(one, "operations", "operations") for one in both]
     told = [explain(o, "acme", "M9", r, lambda _: None) for o, r in zip(both, readers, strict=True)]
     assert [m.changed for m in told[0].mentions] == [m.changed for m in told[1].mentions]
-    for one in both:
-        maintain(one)
-        rotate(one, "acme")
-        assert revoke(Platform.open(one.places), "acme") == 1
+    rotate(home, "acme")
+    assert revoke(Platform.open(home.places), "acme") == 1
     home = Platform.open(home.places)
     assert len(buckets_of(home)) > 8
     deliver(home, "acme_20250109.csv", csv_of(line("M5", city="Lynn"), line("N1")))
@@ -135,25 +139,26 @@ def test_no_reader_notices(home: Platform) -> None:
     maintain(home)
     change_feed_is_real(home)
     assert "REBUCKET" in [entry["operation"] for entry in now.history()]
-    assert [event["to"] for event in home.lake.events.read("acme") if event["kind"] == EVENT] == [4]
+    assert [event["to"] for event in home.lake.events.read("acme") if event["kind"] == REBUCKETED] == [4]
 
 
-@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.skipif(not os.environ.get("HEALTHINGEST_NIGHTLY"), reason="for the night; the kills have one in CI")
+@pytest.mark.parametrize("seed", range(20))
 def test_random_histories_end_as_they_must_with_other_buckets_at_any_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int
 ) -> None:
     chance = random.Random(seed)
-    monkeypatch.setattr(relayout, "GROUP_ROWS", 3)
-    monkeypatch.setattr(relayout, "FILE_ROWS", 2)
+    monkeypatch.setattr(writing, "GROUP_ROWS", 3)
+    monkeypatch.setattr(writing, "FILE_ROWS", 2)
     home, files = install(tmp_path, CONFIGS), history_of(chance)
     for name, text in files:
         ingest(home, register(home, drop(home, name, text)), run_id="any")
         client_id = name.split("_")[0]
         if chance.random() < 0.7 and home.lake.silver_of(client_id).exists():
-            before, buckets = export_of(home), chance.choice([1, 2, 3, 4, 6, 16, 256])
-            rebucket(home, client_id, buckets)
+            before, number = export_of(home), chance.choice([1, 2, 3, 4, 6, 16, 256])
+            rebucket(home, client_id, number)
             assert export_of(home) == before
-            assert buckets_of(home, client_id) <= set(range(buckets))
+            assert buckets_of(home, client_id) <= set(range(number))
     assert found(home) == expected(files)
     change_feed_is_real(home)
 
@@ -165,20 +170,24 @@ def test_a_config_that_wants_other_buckets_is_told_and_its_files_go_on(home: Pla
     assert deliver(home, "acme_20250107.csv", csv_of(line("M1", city="Salem"))).counts.updated == 1
     assert buckets_of(home) == {0}
     (wish,) = current(home)["wishes"]
-    assert "wants its rows in 16 buckets and has them in 1 bucket" in wish
-    assert [f.text for f in examine(home.places) if f.subject == "buckets"] == [wish]
+    assert "wants its rows in output/silver in 16 buckets and has them in output/silver" in wish
+    assert [f.text for f in examine(home.places) if f.subject == "layout of silver"] == [wish]
     assert "healthingest silver rebucket --client acme" in run(home, "status")
     planned = run(home, "silver", "rebucket", "--client", "acme", "--plan")
     assert "40 rows in 1 files" in planned
-    assert "from 1 bucket to 16 buckets" in planned
+    assert "from output/silver to output/silver in 16 buckets" in planned
     assert buckets_of(home) == {0}
-    assert "from 1 bucket to 16 buckets in version" in run(home, "silver", "rebucket", "--client", "acme")
+    assert "from output/silver to output/silver in 16 buckets, in version" in run(
+        home, "silver", "rebucket", "--client", "acme"
+    )
     assert len(buckets_of(home)) > 8
     assert "nothing to do" in run(home, "silver", "rebucket", "--client", "acme")
     assert not current(Platform.open(home.places))["wishes"]
     said = json.loads(run(home, "silver", "rebucket", "--client", "acme", "--buckets", "2", "--json"))
-    assert (said["before"], said["buckets"], said["rows"]) == (16, 2, 40)
-    assert "Its YAML still says 16" in run(home, "silver", "rebucket", "--client", "acme", "--buckets", "2")
+    assert (said["was"]["buckets"], said["shall"]["buckets"], said["rows"]) == (16, 2, 40)
+    assert "Its YAML says otherwise; write silver: {buckets: 2}" in run(
+        home, "silver", "rebucket", "--client", "acme", "--buckets", "2"
+    )
 
 
 class Died(BaseException):
@@ -193,7 +202,7 @@ def dies(_done: int, _of: int, *, after: int) -> None:
 def test_what_was_cut_off_goes_on_behind_the_last_group_unless_the_rows_have_changed(
     home: Platform, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(relayout, "GROUP_ROWS", 10)
+    monkeypatch.setattr(writing, "GROUP_ROWS", 10)
     first(home)
 
     def cut_off(after: int) -> None:
@@ -201,15 +210,18 @@ def test_what_was_cut_off_goes_on_behind_the_last_group_unless_the_rows_have_cha
             rebucket(home, "acme", 16, on_group=lambda done, of: dies(done, of, after=after))
 
     cut_off(2)
-    assert [f.state for f in examine(home.places) if f.subject == "re-bucketing"] == ["warn"]
-    assert (plan_rebucket(home, "acme", 16).groups_done, plan_rebucket(home, "acme", 16).groups) == (2, 4)
+    assert [f.state for f in examine(home.places) if f.subject == "relayout"] == ["warn"]
+    assert (
+        plan_relayout(home, "acme", buckets("acme", 16)).groups_done,
+        plan_relayout(home, "acme", buckets("acme", 16)).groups,
+    ) == (2, 4)
     begun: list[int] = []
     cut = pytest.raises(Died)
     with cut:
         rebucket(home, "acme", 16, on_group=lambda done, of: (begun.append(done), dies(done, of, after=3)))
     assert begun == [2, 3]
     deliver(home, "acme_20250107.csv", csv_of(line("M1", city="Salem")))
-    assert plan_rebucket(home, "acme", 16).groups_done == 0
+    assert plan_relayout(home, "acme", buckets("acme", 16)).groups_done == 0
     cut_off(1)
     erase_member(home, "acme", "M99", Request())  # of whom silver has nothing, but whatever no version needs goes
     begun.clear()
@@ -223,7 +235,7 @@ def test_what_was_cut_off_goes_on_behind_the_last_group_unless_the_rows_have_cha
 
 
 def test_a_plan_for_another_number_is_forgotten_with_its_files(home: Platform, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(relayout, "GROUP_ROWS", 10)
+    monkeypatch.setattr(writing, "GROUP_ROWS", 10)
     first(home)
     before = home.lake.silver.files_of("acme")
     with pytest.raises(Died):
@@ -231,7 +243,7 @@ def test_a_plan_for_another_number_is_forgotten_with_its_files(home: Platform, m
     assert home.lake.silver.files_of("acme") > before
     assert rebucket(home, "acme", 1).version is None
     assert home.lake.silver.files_of("acme") == before
-    assert not [f for f in examine(home.places) if f.subject == "re-bucketing"]
+    assert not [f for f in examine(home.places) if f.subject == "relayout"]
 
 
 def test_who_has_no_rows_or_no_buckets_is_told_so(tmp_path: Path) -> None:
@@ -240,7 +252,7 @@ def test_who_has_no_rows_or_no_buckets_is_told_so(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no rows in silver yet"):
         rebucket(home, "acme", 16)
     deliver(home, "globex_20250106.csv", csv_of(line("G1")))
-    with pytest.raises(UsageError, match="partitioned by creation_date"):
+    with pytest.raises(UsageError, match="partitioned by date"):
         rebucket(home, "globex", 16)
     assert "healthingest:" in run(home, "silver", "rebucket", "--client", "nobody", "--buckets", "4", code=2)
 
@@ -265,7 +277,7 @@ def test_files_that_arrive_meanwhile_wait(home: Platform) -> None:
         def arrives(done: int, _of: int) -> None:
             if done == 0:
                 late.append(others.submit(ingest, home, delivery, run_id="late"))
-            assert not wait(late, timeout=0.5).done
+            assert not wait(late, timeout=0.2).done
 
         version = rebucket(home, "acme", 4, on_group=arrives).version
         outcome = late[0].result(60)

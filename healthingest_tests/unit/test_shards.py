@@ -1,6 +1,7 @@
 """Clients dealt out over several tables of silver: each stays where its first rows went, and readers see them all."""
 
 import json
+import os
 import random
 import shutil
 from pathlib import Path
@@ -22,8 +23,8 @@ from healthingest.marts.membership import counted, update
 from healthingest.places import Places
 from healthingest.platform import Platform
 from healthingest.reading import read_silver
-from healthingest.rebucket import rebucket
 from healthingest.reconcile import differences
+from healthingest.relayout import buckets, relayout
 from healthingest.rotate import rotate
 from healthingest.status import current
 from healthingest_tests.conftest import configure, csv_of, deliver, drop, install, line
@@ -114,7 +115,7 @@ def test_whatever_happens_to_a_client_happens_in_its_table(tmp_path: Path) -> No
     home = new_home(tmp_path, 3)
     for name in ("c0", "c1", "c2"):
         deliver(home, f"{name}_20250106.csv", csv_of(*(line(f"M{n}") for n in range(20))))
-    assert rebucket(home, "c0", 4).table == "silver_00"
+    assert relayout(home, "c0", buckets("c0", 4)).shall.folder == "silver_00"
     assert set(home.lake.silver_of("c0").frame(["_bucket"], pl.col("client_id") == "c0")["_bucket"]) == {0, 1, 2, 3}
     assert set(home.lake.silver_of("c2").frame(["_bucket"], pl.col("client_id") == "c2")["_bucket"]) == {0}
     change_feed_is_real(home)
@@ -132,13 +133,15 @@ def test_whatever_happens_to_a_client_happens_in_its_table(tmp_path: Path) -> No
     assert "silver_00 is missing" in said
 
 
-def test_a_random_history_ends_as_it_must(tmp_path: Path) -> None:
-    chance = random.Random(5)
+@pytest.mark.skipif(not os.environ.get("HEALTHINGEST_NIGHTLY"), reason="for the night; that of one table is in CI")
+@pytest.mark.parametrize("seed", range(20))
+def test_a_random_history_ends_as_it_must(tmp_path: Path, seed: int) -> None:
+    chance = random.Random(seed)
     files, home = history_of(chance), new_home(tmp_path, 2, CONFIGS)
     for name, text in files:
         ingest(home, register(home, drop(home, name, text)), run_id="any")
     assert found(home) == expected(files)
-    assert len(tables(home)) == 2
+    assert tables(home).keys() <= {"silver_00", "silver_01"}
     change_feed_is_real(home)
 
 
@@ -149,8 +152,8 @@ def test_a_named_table_is_not_dealt_out_and_a_config_cannot_name_a_number(tmp_pa
     (problem,) = configure(home, 'client_id: acme\nsilver: {table: "02"}\n').clients.problems
     assert isinstance(problem, ConfigError)
     assert "begins with a letter" in str(problem)
-    (problem,) = configure(home, "client_id: acme\n").clients.problems
-    assert "a config cannot move them" in str(problem)
+    home = configure(home, "client_id: acme\n")
+    assert "silver move --client acme" in current(home)["wishes"][0]
     assert Layout(table="02").own is None
 
 
