@@ -24,7 +24,7 @@ class Finding(NamedTuple):
 
 
 def examine(places: Places | None = None) -> list[Finding]:
-    """Look at versions, places, keyring, permissions, configs, roles, tables, validation backend and Dagster's home."""
+    """Look at versions, places, keyring, permissions, configs, roles, tables, validation backend, and Dagster."""
     try:
         places = places or Places.from_env()
     except HealthingestError as error:
@@ -174,4 +174,28 @@ def _dagster_home(_: Places) -> Iterator[Finding]:
         yield Finding("ok", "DAGSTER_HOME", home)
 
 
-_LOOKS = (_versions, _folders, _keyring, _permissions, _clients, _roles, _tables, _validation, _dagster_home)
+def _dagster_storage(_: Places) -> Iterator[Finding]:
+    from healthingest.dagster_storage import password_in, postgres_url, require_usable
+
+    home = Path(os.environ.get("DAGSTER_HOME") or "")
+    if not home.is_absolute() or not (home / "dagster.yaml").is_file():
+        return
+    if password_in(home):
+        text = f"a password stands in {home / 'dagster.yaml'}; name a variable there: {{env: DAGSTER_PG_URL}}"
+        yield Finding("warn", "dagster_storage", text)
+    if url := postgres_url(home):
+        yield Finding("ok", "dagster_storage", require_usable(url))
+
+
+_LOOKS = (
+    _versions,
+    _folders,
+    _keyring,
+    _permissions,
+    _clients,
+    _roles,
+    _tables,
+    _validation,
+    _dagster_home,
+    _dagster_storage,
+)

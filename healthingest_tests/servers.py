@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import dagster as dg
@@ -18,6 +18,7 @@ from healthingest.platform import Platform
 REPO = Path(__file__).parents[1]
 BIN = Path(sys.executable).parent
 _START_SECONDS = 90
+_LOG = "servers.log"
 
 
 def free_port() -> int:
@@ -28,7 +29,7 @@ def free_port() -> int:
 
 
 def environment(home: Platform, dagster_home: Path, settings: str = "dagster.yaml") -> dict[str, str]:
-    """What a Dagster process of this installation needs, with a shipped dagster.yaml.
+    """What a Dagster process of this installation needs, with a shipped dagster.yaml; variables it names must be set.
 
     The databases are made here, as `dagster instance migrate` does: processes that start together make them twice.
     """
@@ -48,25 +49,39 @@ def environment(home: Platform, dagster_home: Path, settings: str = "dagster.yam
 @contextlib.contextmanager
 def running(*commands: list[str], env: dict[str, str], cwd: Path) -> Iterator[Path]:
     """Run commands of the virtual environment side by side; yields their common log."""
-    log = cwd / "servers.log"
     started: list[subprocess.Popen[bytes]] = []
-    with log.open("ab") as out:
-        try:
-            for name, *words in commands:
-                # Default signals: under a shell's `&` INT is ignored, and Dagster then ignores TERM as well.
-                command = ["env", "--default-signal=INT,TERM", str(BIN / name), *words]
-                process = subprocess.Popen(command, env=env, cwd=cwd, stdout=out, stderr=out, start_new_session=True)
-                started.append(process)
-            yield log
-        finally:
-            for process in started:
-                with contextlib.suppress(ProcessLookupError):
-                    os.killpg(process.pid, signal.SIGTERM)
-            for process in started:
-                with contextlib.suppress(subprocess.TimeoutExpired):
-                    process.wait(15)
-                with contextlib.suppress(ProcessLookupError):
-                    os.killpg(process.pid, signal.SIGKILL)
+    try:
+        started += (start(command, env=env, cwd=cwd) for command in commands)
+        yield cwd / _LOG
+    finally:
+        stop(*started)
+
+
+def start(command: list[str], *, env: dict[str, str], cwd: Path, inside: Sequence[str] = ()) -> subprocess.Popen[bytes]:
+    """Start a command of the virtual environment as the leader of a process group; `inside`: by way of a command."""
+    name, *words = command
+    # Default signals: under a shell's `&` INT is ignored, and Dagster then ignores TERM as well.
+    whole = [*inside, "env", "--default-signal=INT,TERM", str(BIN / name), *words]
+    with (cwd / _LOG).open("ab") as out:
+        return subprocess.Popen(whole, env=env, cwd=cwd, stdout=out, stderr=out, start_new_session=True)
+
+
+def stop(*started: subprocess.Popen[bytes]) -> None:
+    """End processes and all of their groups: asked first, killed after 15 s."""
+    for process in started:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGTERM)
+    for process in started:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(15)
+        kill(process)
+
+
+def kill(process: subprocess.Popen[bytes]) -> None:
+    """Kill a process and its whole group, as a machine that loses its power does."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
 
 
 def wait_for_http(port: int, path: str = "/server_info") -> None:
