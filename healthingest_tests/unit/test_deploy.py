@@ -1,9 +1,10 @@
-"""The ready policies for clouds: what each principal may read and write. AWS's are enforced by moto's IAM and S3."""
+"""The ready policies for clouds: who may read and write what, enforced by moto on AWS; settings for several machines."""
 
 import fnmatch
 import json
 import re
 from collections.abc import Callable
+from typing import Any
 
 import boto3
 import botocore.exceptions
@@ -103,3 +104,73 @@ def test_no_policy_grants_everything_or_names_a_real_account(cloud: str) -> None
     for file in (REPO / "deploy" / cloud).iterdir():
         text = file.read_text()
         assert not re.search(r'"\*"|:\*"|[0-9]{12}|kms:\*|s3:\*', text), file
+
+
+# --- several machines -----------------------------------------------------------------------------------------------
+
+
+def _settings(name: str) -> dict[str, Any]:
+    read: dict[str, Any] = yaml.safe_load((REPO / "deploy" / name).read_text())
+    return read
+
+
+@pytest.mark.parametrize(
+    ("name", "differs"),
+    [
+        ("dagster.yaml", {"storage", "compute_logs"}),
+        ("dagster.celery.yaml", {"storage", "compute_logs", "run_launcher", "run_monitoring"}),
+        ("dagster.ray.yaml", {"storage", "compute_logs", "run_launcher", "run_monitoring"}),
+    ],
+)
+def test_settings_for_several_machines_differ_from_those_for_one_in_what_they_must_and_nothing_else(
+    name: str, differs: set[str]
+) -> None:
+    one, several = _settings("dagster.yaml"), _settings(f"distributed/{name}")
+    assert {key for key in one | several if one.get(key) != several.get(key)} == differs
+    assert several["storage"] == {"postgres": {"postgres_url": {"env": "DAGSTER_PG_URL"}}}
+
+
+def test_workers_and_launcher_agree_on_when_a_run_leaves_the_queue_and_no_run_gets_an_old_process() -> None:
+    launcher = _settings("distributed/dagster.celery.yaml")
+    worker = _settings("distributed/worker.yaml")["execution"]["config"]
+    config = launcher["run_launcher"]["config"]
+    assert (worker["broker"], worker["backend"]) == (config["broker"], config["backend"])
+    assert config["config_source"].items() <= worker["config_source"].items()
+    assert worker["config_source"]["worker_max_tasks_per_child"] == 1
+    assert launcher["run_monitoring"] == {"enabled": False, "max_resume_run_attempts": 0}
+
+
+def _documents(folder: str) -> list[dict[str, Any]]:
+    files = sorted((REPO / "deploy" / folder).glob("*.yaml"))
+    return [found for file in files for found in yaml.safe_load_all(file.read_text()) if found]
+
+
+def test_no_container_is_root_writes_its_own_system_or_lacks_a_look_at_its_health() -> None:
+    pods = [d["spec"]["template"]["spec"] for d in _documents("kubernetes") if d.get("kind") in {"Deployment", "Job"}]
+    assert len(pods) == 5
+    for pod in pods:
+        assert pod["securityContext"]["runAsNonRoot"]
+        assert pod["securityContext"]["runAsUser"] > 0
+        (container,) = pod["containers"]
+        allowed = container["securityContext"]
+        assert allowed["readOnlyRootFilesystem"]
+        assert not allowed["allowPrivilegeEscalation"]
+        assert allowed["capabilities"] == {"drop": ["ALL"]}
+        assert "livenessProbe" in container or pod.get("restartPolicy") == "Never"
+        assert {"configMapRef": {"name": "healthingest-env"}} in container["envFrom"]
+        named = {volume["name"] for volume in pod["volumes"]}
+        assert {mount["name"] for mount in container["volumeMounts"]} <= named
+
+
+def test_telemetry_is_off_and_no_secret_stands_in_any_manifest() -> None:
+    manifests = _documents("kubernetes")
+    (environment,) = (d["data"] for d in manifests if d.get("kind") == "ConfigMap")
+    services = _settings("compose.yaml")["services"]
+    own = [s["environment"] for name, s in services.items() if name not in {"postgres", "rabbitmq"}]
+    assert len(own) == 5
+    for found in (environment, *own):
+        assert found["DAGSTER_DISABLE_TELEMETRY"] == "1"
+    assert "Secret" not in {d.get("kind") for d in manifests}
+    passwords = re.findall(r"://\w+:([^@]+)@", (REPO / "deploy" / "compose.yaml").read_text())
+    assert passwords
+    assert all(password.startswith("${") for password in passwords)
