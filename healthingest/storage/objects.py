@@ -380,7 +380,7 @@ def place_of(uri: str | os.PathLike[str]) -> PosixPath:
         return PosixPath(text)
     if scheme == "file":
         return PosixPath(rest)
-    if scheme not in SCHEMES or not rest.strip("/"):
+    if scheme not in SCHEMES or not rest or rest.startswith("/"):
         raise StorageError(f"This is no folder that can be used: {scheme}:// names none of {', '.join(SCHEMES)}.")
     return ObjectPath(text)
 

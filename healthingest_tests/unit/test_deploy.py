@@ -1,4 +1,4 @@
-"""The ready policies for clouds: who may read and write what, enforced by moto on AWS; settings for several machines."""
+"""The ready policies for clouds: who may read and write what, enforced by moto on AWS; settings for many machines."""
 
 import fnmatch
 import json
