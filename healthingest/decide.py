@@ -13,10 +13,11 @@ import polars as pl
 
 from healthingest import sentences
 from healthingest.contracts.clients import Client
+from healthingest.engines.choice import merging
 from healthingest.errors import AccountingError, KeyringError, PermanentError
 from healthingest.fallback import rows_of, silver_rows
 from healthingest.lake.reverts import is_odd
-from healthingest.lake.rewrite import CHANGED, GONE, NEW, Rewrite
+from healthingest.lake.rewrite import CHANGED, GONE, NEW, Changes
 from healthingest.lake.silver import APPLIED, DISCARDED, HELD, Snapshot
 from healthingest.leavers import ABSENT, Leavers, leavers, watch
 from healthingest.members import Members
@@ -114,7 +115,7 @@ def decide(
         plan = _plan(platform, snapshot, undecided)
         for candidate in undecided:
             candidate.members.let_go()
-    with silver.change(snapshot) as change:
+    with merging(platform, silver, snapshot, [c.delivery for c in undecided]) as change:
         with stage("vault"):
             put_rows(platform, snapshot.number + 1, plan.rows, change)
         sighted()
@@ -319,7 +320,7 @@ def _changed(won: Sequence[tuple[Candidate, pl.DataFrame]], known: pl.DataFrame)
     return itertools.chain(*[candidate.members.picked(part) for (candidate, _), part in zip(won, parts, strict=True)])
 
 
-def put_rows(platform: Platform, number: int, parts: Iterable[tuple[Client, pl.DataFrame]], change: Rewrite) -> None:
+def put_rows(platform: Platform, number: int, parts: Iterable[tuple[Client, pl.DataFrame]], change: Changes) -> None:
     """Values into the vault, the rest towards silver; nothing of the frames is kept here for the commit."""
     for client, rows in parts:
         staying = rows.filter(pl.col("_change") != GONE) if (rows["_change"] == GONE).any() else rows

@@ -47,6 +47,12 @@ class StorageError(HealthingestError):
     kind = "storage"
 
 
+class EngineError(HealthingestError):
+    """The client's engine cannot be reached or gave up; nothing was published, and the file waits."""
+
+    kind = "engine"
+
+
 class UnroutableError(HealthingestError):
     """A landed file belongs to no client or partition; its sender or the operator must rename or remove it."""
 

@@ -8,6 +8,7 @@ from typing import IO
 import polars as pl
 
 from healthingest.contracts.clients import Client
+from healthingest.engines.choice import checking_elsewhere
 from healthingest.errors import AccountingError, PermanentError
 from healthingest.lake.bronze import Registered
 from healthingest.lake.sightings import sequence
@@ -19,7 +20,7 @@ from healthingest.privacy.generalize import generalize
 from healthingest.privacy.keyring import Keyring
 from healthingest.privacy.spool import Spool
 from healthingest.privacy.tokens import compact
-from healthingest.records.check import Checked, Clock, Erased, check_records
+from healthingest.records.check import Checked, Clock, Elsewhere, Erased, check_records
 from healthingest.records.damage import RECORD_NO
 from healthingest.records.parts import Aside, Parts
 from healthingest.records.read import RecordReader
@@ -43,12 +44,13 @@ def check_delivery(platform: Platform, delivery: Delivery, client: Client, clock
     opens = partial(platform.lake.bronze.open, delivery)
     aside = Spool(platform.lake.spool) if registered.facts.physical_lines > _LARGE else None
     erased = names_of_erased(platform, delivery.client_id)
-    return check_bytes(opens, registered.facts, delivery, client, clock, platform.keyring, aside, erased)
+    with checking_elsewhere(platform, delivery) as elsewhere:
+        return check_bytes(opens, registered.facts, delivery, client, clock, platform.keyring, aside, erased, elsewhere)
 
 
 def check_bytes(
     open_bytes: Callable[[], IO[bytes]], facts: Facts, delivery: Delivery, client: Client, clock: Clock,
-    keyring: Keyring, aside: Aside | None = None, erased: Erased | None = None,
+    keyring: Keyring, aside: Aside | None = None, erased: Erased | None = None, elsewhere: Elsewhere | None = None,
 ) -> Checked:  # fmt: skip
     """The same for bytes that lie anywhere; `facts` is what the pre-flight found in them."""
     with ExitStack() as opened:
@@ -56,8 +58,8 @@ def check_bytes(
         def open_reader() -> RecordReader:
             return RecordReader(opened.enter_context(open_bytes()), facts, client)
 
-        finish = partial(_of_members, delivery, client, keyring)
-        checked = check_records(open_reader, client, delivery.creation_date, clock, finish, aside, erased)
+        finish = partial(of_members, delivery, client, keyring)
+        checked = check_records(open_reader, client, delivery.creation_date, clock, finish, aside, erased, elsewhere)
     counts = checked.counts
     if counts.records != counts.accepted + counts.rejected:
         raise AccountingError(
@@ -153,7 +155,7 @@ def _copied(picked: pl.DataFrame) -> pl.DataFrame:
     return pl.DataFrame(picked.to_arrow(compat_level=pl.CompatLevel.oldest()), schema=picked.schema)
 
 
-def _of_members(delivery: Delivery, client: Client, keyring: Keyring, accepted: pl.DataFrame) -> pl.DataFrame:
+def of_members(delivery: Delivery, client: Client, keyring: Keyring, accepted: pl.DataFrame) -> pl.DataFrame:
     """Accepted records with what silver and its vault say of their members: token, hash, sequence, derived columns."""
     contract, columns = client.contract, client.contract.columns
     date_from = client.config.source.creation_date

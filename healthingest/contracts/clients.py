@@ -19,6 +19,7 @@ from pydantic import Field, StrictBool, StrictStr, ValidationError, field_valida
 from healthingest.contracts import strict_yaml
 from healthingest.contracts.contract import Contract, Policy, load_contract
 from healthingest.contracts.duration import Duration
+from healthingest.contracts.engine import Engine
 from healthingest.contracts.freshness import Freshness
 from healthingest.contracts.hooks import Hook, load_hook, try_hook
 from healthingest.contracts.rules import Rule, Strict
@@ -197,6 +198,7 @@ class ClientConfig(Strict):
     schema_evolution: Literal["review", "add_columns", "freeze"] = "review"
     silver: Layout = Field(default_factory=Layout)
     clean_source: Literal["keep"] | CleanSource = "keep"
+    engine: Engine = Field(default_factory=Engine)
     alerts: dict[StrictStr, StrictStr] = Field(default_factory=dict)
     owners: list[StrictStr] = Field(default_factory=list)
     #: Why nothing of this client may be erased; empty: it may.

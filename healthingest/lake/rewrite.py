@@ -8,10 +8,10 @@ each row of it (docs/decisions/0011). Here a file is read, changed and written a
 
 import json
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Protocol, Self
 from uuid import uuid4
 
 import polars as pl
@@ -54,6 +54,17 @@ def files_in(table: DeltaTable, partition: Mapping[str, str]) -> list[DataFile]:
         DataFile(path, size, rows, dict(zip(names, values, strict=True)))
         for path, size, rows, *values in found.iter_rows()
     ]
+
+
+class Changes(Protocol):
+    """What gathers changes and commits them at once: a `Rewrite`, or several that other machines do."""
+
+    def add(self, rows: pl.DataFrame) -> None:
+        """Take further changes in."""
+
+    def commit(self, transactions: Mapping[str, int], metadata: Mapping[str, str]) -> int:
+        """Publish them; the new version."""
+        ...
 
 
 class Rewrite:
@@ -106,14 +117,7 @@ class Rewrite:
             CommitFailedError: another writer's commit concerns the partition or a transaction; nothing was published.
             AccountingError: a row to change is not there, or twice in one file; nothing was published.
         """
-        try:
-            changed = pl.concat(self._changed) if self._changed else None
-            if changed is not None:
-                self._change(changed)
-            self._write_new()
-        except BaseException:
-            self.abandon()
-            raise
+        self.prepare()
         kind = "MERGE" if self._changed else "WRITE"
         entry = Entry(kind, self._partition, self._actions, transactions, metadata, blind=blind)
         # Whoever is interrupted from here on may have published the files; if nobody did, vacuum takes them.
@@ -126,6 +130,25 @@ class Rewrite:
             self._written = written
             self.abandon()
             raise
+
+    def prepare(self, *, told: bool = False) -> list[dict[str, Any]]:
+        """Write everything that was added, and publish nothing; the actions that do.
+
+        `told`: the commit has change data of other partitions, so that new rows must stand in it too.
+
+        Raises:
+            AccountingError: as `commit`.
+        """
+        try:
+            if self._changed:
+                self._change(pl.concat(self._changed))
+            self._write_new()
+            if self._changed or told:
+                self._tell_new()
+        except BaseException:
+            self.abandon()
+            raise
+        return self._actions
 
     def __enter__(self) -> Self:
         """The same."""
@@ -162,8 +185,9 @@ class Rewrite:
             raise AccountingError(f"{left.height} rows to change are not in the table; nothing was published.")
         if moved:
             self._write(pl.concat(moved))
+
+    def _tell_new(self) -> None:
         # Readers of a commit with change data look at that alone: new rows must stand in it too.
-        self._write_new()
         for path, partition in self._new_files:
             told = (
                 scan_parquet(path, hive_partitioning=False).collect().with_columns(pl.lit("insert").alias(_CHANGE_TYPE))
@@ -272,6 +296,23 @@ class Rewrite:
         # Level 1: as small as level 3 here, in a third of the time.
         write_parquet(rows, path, compression="zstd", compression_level=1, statistics=False)
         return {"path": relative, "partitionValues": partition, "size": path.stat().st_size, "dataChange": True}
+
+
+def merge_part(
+    root: Path, table: DeltaTable, partition: Mapping[str, str], frames: Iterable[pl.DataFrame], *, told: bool
+) -> list[dict[str, Any]]:
+    """Write what frames (as `Rewrite.add` takes them) change in one partition of silver; the actions that publish it.
+
+    `told`: as in `Rewrite.prepare`.
+    """
+    rewrite = Rewrite(root, table, partition, key="member_token", bounds="_sequence")
+    try:
+        for rows in frames:
+            rewrite.add(rows)
+        return rewrite.prepare(told=told)
+    except BaseException:
+        rewrite.abandon()
+        raise
 
 
 def _where(rows: pl.DataFrame, mask: pl.Series) -> pl.DataFrame:

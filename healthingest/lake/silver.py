@@ -20,7 +20,7 @@ from healthingest.errors import PermanentError
 from healthingest.lake.bronze import Bronze
 from healthingest.lake.delta import ZSTD, Table, commit, delta_schema, open_table, retry
 from healthingest.lake.reverts import is_odd
-from healthingest.lake.rewrite import Rewrite, files_in
+from healthingest.lake.rewrite import Changes, Rewrite, files_in
 from healthingest.model import Delivery
 from healthingest.privacy.tokens import compact
 
@@ -210,7 +210,7 @@ class Silver(Table):
         return (client, {"_bucket": bucket(buckets)}) if buckets > 1 else (client | {"_bucket": "0"}, {})
 
     def commit(
-        self, snapshot: Snapshot, decided: Mapping[str, Mapping[str, Any]], changed: Rewrite | pl.DataFrame,
+        self, snapshot: Snapshot, decided: Mapping[str, Mapping[str, Any]], changed: Changes | pl.DataFrame,
         toggled: Mapping[str, int] = _NOTHING,
     ) -> int:  # fmt: skip
         """Commit what some deliveries change, and the state of each, against `snapshot`; returns the new version.

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import date
+from functools import partial
 from typing import TypeVar
 
 import polars as pl
@@ -32,6 +33,8 @@ Clock = Callable[[str, float], None]
 Finish = Callable[[pl.DataFrame], pl.DataFrame]
 #: Of each member id (String, standard form) whether that member was erased.
 Erased = Callable[[pl.Series], pl.Series]
+#: Checks a file's batches on other machines, each as `check_batch` does, given what is known of the whole file.
+Elsewhere = Callable[[Iterator[Batch], Mapping[str, pl.Series]], Iterator["CheckedBatch"]]
 #: Batches that are checked side by side.
 _WORKERS = min(4, os.cpu_count() or 1)
 
@@ -66,11 +69,13 @@ class Checked:
 def check_records(
     open_reader: Callable[[], RecordReader], client: Client, delivery_date: date, clock: Clock,
     finish: Finish = lambda accepted: accepted, aside: Aside | None = None, erased: Erased | None = None,
+    elsewhere: Elsewhere | None = None,
 ) -> Checked:  # fmt: skip
     """Run a whole file through reading, transforming, standardising and validating, and what `finish` does.
 
     `open_reader` starts at the file's beginning each time it is called; `clock` is told the seconds of each stage;
-    accepted records wait in `aside`, or in memory. Raises what the reader and the validator raise; then nothing counts.
+    accepted records wait in `aside`, or in memory; batches are checked `elsewhere`, or here.
+    Raises what the reader and the validator raise; then nothing counts.
     """
     duplicates: dict[str, pl.Series] = {}
     if any(rule.unique for rule in client.rules):
@@ -83,7 +88,8 @@ def check_records(
     empty, batches = finish(pl.DataFrame(schema=columns)), []
 
     def accepted() -> Iterator[pl.DataFrame]:
-        for batch in checked_batches(reader, client, delivery_date, clock, duplicates, finish):
+        here = partial(checked_batches, reader, client, delivery_date, clock, duplicates, finish)
+        for batch in elsewhere(_read_ahead(reader, clock), duplicates) if elsewhere else here():
             batches.append(replace(batch, accepted=empty))
             yield batch.accepted
 
@@ -112,14 +118,7 @@ def checked_batches(
     """
 
     def work(batch: Batch) -> tuple[CheckedBatch, dict[str, float]]:
-        spent: defaultdict[str, float] = defaultdict(float)
-
-        def add(stage: str, seconds: float) -> None:
-            spent[stage] += seconds
-
-        # Its own validator: a Pandera schema is not made for two threads.
-        done = _checked(batch, client, Validator.of(client, duplicates), delivery_date, add)
-        return replace(done, accepted=_timed(add, "tokenise", lambda: finish(done.accepted))), spent
+        return check_batch(batch, client, delivery_date, duplicates, finish)
 
     def finished(work: Future[tuple[CheckedBatch, dict[str, float]]]) -> CheckedBatch:
         done, spent = work.result()
@@ -135,6 +134,20 @@ def checked_batches(
                 yield finished(at_work.popleft())
         while at_work:
             yield finished(at_work.popleft())
+
+
+def check_batch(
+    batch: Batch, client: Client, delivery_date: date, duplicates: Mapping[str, pl.Series] | None, finish: Finish
+) -> tuple[CheckedBatch, dict[str, float]]:
+    """Standardise and validate one batch; with the seconds of each stage. Any thread or machine may do it."""
+    spent: defaultdict[str, float] = defaultdict(float)
+
+    def add(stage: str, seconds: float) -> None:
+        spent[stage] += seconds
+
+    # Its own validator: a Pandera schema is not made for two threads.
+    done = _checked(batch, client, Validator.of(client, duplicates), delivery_date, add)
+    return replace(done, accepted=_timed(add, "tokenise", lambda: finish(done.accepted))), spent
 
 
 def _read_ahead(reader: RecordReader, clock: Clock) -> Iterator[Batch]:

@@ -1,0 +1,168 @@
+"""One huge file on Spark's workers: the same tables as the embedded way makes, whatever becomes of the workers."""
+
+import os
+import shutil
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import polars as pl
+import pytest
+from deltalake import DeltaTable
+
+from healthingest.contracts.clients import load_client
+from healthingest.errors import ConfigError, EngineError
+from healthingest.ingest import ingest, register
+from healthingest.model import Outcome
+from healthingest.platform import Platform
+from healthingest_tests.conftest import configure, csv_of, drop, install, line
+
+pytest.importorskip("pyspark")
+from healthingest_tests.distributed.spark import Cluster, sail, standalone
+
+_BUCKETS = "client_id: acme\nsilver: {buckets: 4}\nquality: {max_invalid_ratio: 1.0}\n"
+
+
+def files() -> dict[str, str]:
+    """A first file, and one with updates, repeats, bad records and a stray quote that swallows records."""
+    first = [line(f"M{n}") for n in range(3000)]
+    second = [line(f"M{n}", city="Salem") for n in range(0, 3000, 7)] + [line(f"N{n}") for n in range(500)]
+    second += [line(f"M{n}") for n in range(1, 300, 3)] + [line("M1", city="Lynn"), line("M1", city="Quincy")]
+    second += [line(f"B{n}", dob="1980-02-31", zip="12") for n in range(50)] + ["too,few", line("L") + ",more"]
+    second += [line("S1", address='"12 Main'), line("S2"), line("S3", address='13 Main"'), line("S4")]
+    return {"acme_20250101.csv": csv_of(*first), "acme_20250102.csv": csv_of(*second)}
+
+
+def work(home: Platform, name: str) -> Outcome:
+    return ingest(home, register(home, home.places.landing / name), run_id="r")
+
+
+def tables(home: Platform) -> dict[str, pl.DataFrame]:
+    """What both ways must have in common, row for row."""
+    times = {"_ingested_at", "ingestion_time", "started_at", "duration_s", "quarantined_at", "_commit_timestamp"}
+
+    def rows(frame: pl.DataFrame, *drop: str) -> pl.DataFrame:
+        kept = frame.drop([c for c in frame.columns if c in times | set(drop)])
+        keys = [
+            c for c in ("_commit_version", "_change_type", "member_token", "record_no", "file_id") if c in kept.columns
+        ]
+        return kept.select(sorted(kept.columns)).sort(keys)
+
+    feed = pl.DataFrame(DeltaTable(str(home.lake.silver.path)).load_cdf(starting_version=0).read_all())
+    frames = {
+        "silver": rows(home.lake.silver.frame()), "quarantine": rows(home.lake.quarantine.frame(), "sealed_record"),
+        "audit": rows(home.lake.audit.frame()), "feed": rows(feed),
+    }  # fmt: skip
+    assert all(frame.height for frame in frames.values())
+    return frames
+
+
+@pytest.fixture
+def embedded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Platform:
+    """An installation that has taken both files in the embedded way."""
+    monkeypatch.setenv("HEALTHINGEST_KEYRING", str(tmp_path / "embedded" / "keys" / "keyring.json"))
+    home = install(tmp_path / "embedded", {"acme": _BUCKETS})
+    for name, text in files().items():
+        drop(home, name, text)
+    return home
+
+
+def on(home: Platform, root: Path, cluster: Cluster) -> Platform:
+    """The same installation, untouched, whose client is worked on by a cluster."""
+    shutil.copytree(home.places.home, root / "home")
+    env = {"HEALTHINGEST_HOME": str(root / "home"), "HEALTHINGEST_KEYRING": str(home.places.keyring)}
+    there = Platform.open(type(home.places).from_env(env))
+    return configure(there, f'{_BUCKETS}engine: {{kind: spark, remote: "{cluster.remote}"}}\n')
+
+
+@pytest.fixture(params=[sail, standalone], ids=["sail", "spark"])
+def cluster(request: pytest.FixtureRequest, embedded: Platform, tmp_path: Path) -> Iterator[Cluster]:
+    with request.param({"HEALTHINGEST_KEYRING": str(embedded.places.keyring)}, tmp_path / "cluster") as running:
+        yield running
+
+
+def test_a_file_on_workers_makes_the_tables_of_the_embedded_way(
+    embedded: Platform, cluster: Cluster, tmp_path: Path
+) -> None:
+    there = on(embedded, tmp_path / "there", cluster)
+    for home in (embedded, there):
+        assert [work(home, name).status for name in files()] == ["succeeded", "succeeded"]
+    one, other = tables(embedded), tables(there)
+    for name, frame in one.items():
+        assert frame.equals(other[name]), name
+    assert set(one["feed"]["_change_type"]) == {"insert", "update_preimage", "update_postimage"}
+    # One commit for all buckets; nothing waits any more.
+    assert there.lake.silver.version() == embedded.lake.silver.version()
+    assert not list((there.places.output / "checkpoint" / "spool").iterdir())
+
+
+def test_a_worker_that_dies_changes_nothing(embedded: Platform, tmp_path: Path) -> None:
+    with standalone({"HEALTHINGEST_KEYRING": str(embedded.places.keyring)}, tmp_path / "cluster") as cluster:
+        there = on(embedded, tmp_path / "there", cluster)
+        first, second = files()
+        work(embedded, first), work(embedded, second)
+        work(there, first)
+        spool, killed = there.places.output / "checkpoint" / "spool", threading.Event()
+
+        def kill() -> None:
+            while not list(spool.glob("*/*.read")):  # the second file's batches lie ready: tasks are about to run
+                time.sleep(0.005)
+            for pid in _family(cluster.workers[0].pid):
+                os.kill(pid, signal.SIGKILL)
+            killed.set()
+
+        killer = threading.Thread(target=kill, daemon=True)
+        killer.start()
+        assert work(there, second).status == "succeeded"
+        assert killed.wait(5)
+    one, other = tables(embedded), tables(there)
+    for name, frame in one.items():
+        assert frame.equals(other[name]), name
+
+
+def _family(pid: int) -> list[int]:
+    """A process and all its children: the worker, its executor, and that one's Pythons."""
+    found = [pid]
+    for at in found:
+        for task in Path(f"/proc/{at}/task").glob("*/children"):
+            found += [int(child) for child in task.read_text().split()]
+    return found
+
+
+def test_a_server_that_is_not_there_leaves_the_file_waiting(home: Platform) -> None:
+    there = configure(home, 'client_id: acme\nengine: {kind: spark, remote: "sc://127.0.0.1:9"}\n')
+    drop(there, "acme_20250101.csv", csv_of(line("M1")))
+    with pytest.raises(EngineError, match="cannot be reached; the file waits"):
+        work(there, "acme_20250101.csv")
+    assert not there.lake.silver.exists()
+    assert not there.lake.audit.exists() or there.lake.audit.frame().is_empty()
+    again = configure(home, "client_id: acme\n")
+    assert work(again, "acme_20250101.csv").counts.inserted == 1
+
+
+def test_a_small_file_goes_the_embedded_way(home: Platform) -> None:
+    there = configure(home, 'client_id: acme\nengine: {kind: spark, remote: "sc://127.0.0.1:9", above: 2GB}\n')
+    drop(there, "acme_20250101.csv", csv_of(line("M1")))
+    assert work(there, "acme_20250101.csv").counts.inserted == 1
+
+
+@pytest.mark.parametrize(
+    ("engine", "said"),
+    [
+        ("{kind: spork}", "embedded"),
+        ("{kind: spark}", "remote: sc://host:15002"),
+        ('{kind: spark, remote: "http://x"}', "sc://host:15002"),
+        ('{kind: spark, remote: "sc://x:1/;token=abc"}', "env:VARIABLE"),
+        ('{kind: spark, remote: "sc://x", abov: 2GB}', "abov"),
+        ('{kind: spark, remote: "sc://x", above: 2}', "2GB"),
+    ],
+)
+def test_a_misspelt_engine_is_an_error_of_the_config(tmp_path: Path, engine: str, said: str) -> None:
+    home = install(tmp_path)
+    file = home.places.configs / "acme.yaml"
+    file.write_text(f"client_id: acme\nengine: {engine}\n")
+    with pytest.raises(ConfigError, match=said) as error:
+        load_client(file, home.places.configs)
+    assert "abc" not in str(error.value)
