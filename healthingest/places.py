@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from pathlib import Path
 
-from healthingest.errors import UsageError
+from healthingest.errors import StorageError, UsageError
 from healthingest.storage.objects import place_of
 from healthingest.storage.options import configs_folder
 
@@ -37,8 +37,8 @@ class Places:
         """Read HEALTHINGEST_* variables (design, section 4).
 
         Raises:
-            UsageError: HEALTHINGEST_ENV, _FIRST_DATE or _SILVER_SHARDS holds something else than allowed.
-            StorageError: a place is a URI of no object store that is known here.
+            UsageError: HEALTHINGEST_ENV, _FIRST_DATE or _SILVER_SHARDS holds something else than allowed, or a place is
+                a URI of no object store that is known here.
         """
         home = Path(env.get("HEALTHINGEST_HOME") or Path.cwd()).expanduser().resolve()
 
@@ -46,7 +46,10 @@ class Places:
             said = env.get(name) or ""
             if "://" in said and not anywhere:
                 raise UsageError(f"{name} must be a local place; an object store can hold input and output only.")
-            return (place_of(said) if said else default).expanduser().resolve()
+            try:
+                return (place_of(said) if said else default).expanduser().resolve()
+            except StorageError as error:
+                raise UsageError(f"{name}: {error}") from None
 
         mode = env.get("HEALTHINGEST_ENV") or "dev"
         if mode not in {"dev", "prod"}:

@@ -26,7 +26,9 @@ if [[ ${1:-} == --once ]]; then
 fi
 
 port=${PORT:-3000}
-export DAGSTER_HOME=${DAGSTER_HOME:-${HEALTHINGEST_OUTPUT:-$HEALTHINGEST_HOME/output}/dagster}
+output=${HEALTHINGEST_OUTPUT:-$HEALTHINGEST_HOME/output}
+[[ $output != *://* ]] || output=$HEALTHINGEST_HOME/output # beside an object store, Dagster's own files stay here
+export DAGSTER_HOME=${DAGSTER_HOME:-$output/dagster}
 mkdir -p "$DAGSTER_HOME"
 settings=$([[ ${HEALTHINGEST_ENV:-dev} == prod ]] && echo dagster.yaml || echo dagster.dev.yaml)
 [[ -e $DAGSTER_HOME/dagster.yaml ]] || cp "$repo/deploy/$settings" "$DAGSTER_HOME/dagster.yaml"
@@ -37,7 +39,7 @@ if listening; then
 fi
 
 # The reports hold counts only; asset pages link to them, and browsers follow no link from a page to a file.
-reports=${HEALTHINGEST_OUTPUT:-$HEALTHINGEST_HOME/output}/reports
+reports=$output/reports
 reports_port=${REPORTS_PORT:-$((port + 1))}
 mkdir -p "$reports"
 serving=

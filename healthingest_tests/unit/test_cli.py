@@ -628,7 +628,18 @@ def test_a_mistyped_home_is_no_new_installation(shell: Shell, tmp_path: Path) ->
     assert not (tmp_path / "typo").exists()
 
 
-def test_an_object_store_address_is_refused_and_makes_no_folder(shell: Shell, tmp_path: Path) -> None:
-    said = shell.run("status", env={"HEALTHINGEST_OUTPUT": "s3://bucket/prefix"})
+def test_an_object_store_that_is_away_is_one_sentence_and_makes_no_folder(shell: Shell) -> None:
+    away = {"AWS_ENDPOINT_URL": "http://127.0.0.1:9", "AWS_ALLOW_HTTP": "true", "AWS_EC2_METADATA_DISABLED": "true"}
+    keys = {"AWS_ACCESS_KEY_ID": "canary-key-id", "AWS_SECRET_ACCESS_KEY": "canary-secret"}
+    said = shell.run("status", env={"HEALTHINGEST_OUTPUT": "s3://bucket/prefix"} | away | keys)
+    assert said.code == 1
+    assert "s3://bucket/prefix" in one_line(said)
+    assert "canary" not in said.out + said.err
+    assert not [path for path in shell.root.rglob("*") if "bucket" in path.name or path.name.startswith("s3")]
+
+
+def test_an_address_that_is_no_store_we_know_is_refused_and_makes_no_folder(shell: Shell) -> None:
+    said = shell.run("status", env={"HEALTHINGEST_OUTPUT": "ftp://bucket/prefix"})
     assert said.code == 2
     assert "HEALTHINGEST_OUTPUT" in one_line(said)
+    assert not [path for path in shell.root.rglob("*") if "bucket" in path.name or path.name.startswith("ftp")]
