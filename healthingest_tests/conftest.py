@@ -55,10 +55,16 @@ def env_in(root: Path) -> dict[str, str]:
     With HEALTHINGEST_TEST_STORE, the URI of a bucket, landing zone and output are there: so any test runs on it.
     """
     env = {"HEALTHINGEST_HOME": str(root / "home"), "HEALTHINGEST_KEYRING": str(root / "keys" / "keyring.json")}
-    if store := os.environ.get("HEALTHINGEST_TEST_STORE"):
-        own = f"{store}/{hashlib.sha256(str(root).encode()).hexdigest()[:16]}"
-        env |= {"HEALTHINGEST_INPUT": f"{own}/input/raw", "HEALTHINGEST_OUTPUT": f"{own}/output"}
-    return env
+    return env | stored(root)
+
+
+def stored(root: Path) -> dict[str, str]:
+    """What puts landing zone and output into the store of HEALTHINGEST_TEST_STORE, if there is one."""
+    store = os.environ.get("HEALTHINGEST_TEST_STORE")
+    if not store:
+        return {}
+    own = f"{store}/{hashlib.sha256(str(root).encode()).hexdigest()[:16]}"
+    return {"HEALTHINGEST_INPUT": f"{own}/input/raw", "HEALTHINGEST_OUTPUT": f"{own}/output"}
 
 
 def env_of(places: Places) -> dict[str, str]:

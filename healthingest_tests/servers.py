@@ -41,6 +41,8 @@ def environment(home: Platform, dagster_home: Path, settings: str = "dagster.yam
     return clean | {
         "HEALTHINGEST_HOME": str(home.places.home),
         "HEALTHINGEST_KEYRING": str(home.places.keyring),
+        "HEALTHINGEST_INPUT": str(home.places.landing),
+        "HEALTHINGEST_OUTPUT": str(home.places.output),
         "DAGSTER_HOME": str(dagster_home),
         "DAGSTER_DISABLE_TELEMETRY": "1",
     }

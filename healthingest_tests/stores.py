@@ -1,6 +1,11 @@
-"""Real object stores on loopback for tests: SeaweedFS, which keeps conditional writes, and rclone, which does not."""
+"""Real object stores on loopback for tests: SeaweedFS (S3) and Azurite (Azure), which keep conditional writes, and
+rclone, which does not.
+"""
 
+import base64
 import contextlib
+import hashlib
+import hmac
 import json
 import os
 import shutil
@@ -12,14 +17,20 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from email.utils import formatdate
 from pathlib import Path
 
 import boto3
+import pytest
 
 _BIN = Path(sys.executable).parent
 _START_SECONDS = 60
 _KEY, _SECRET = "testkey", "testsecret123"
 BUCKET = "members"
+_AZURITE = "azurite@3.37.0"
+#: Azurite's well-known account (https://learn.microsoft.com/azure/storage/common/storage-use-azurite).
+_ACCOUNT = "devstoreaccount1"
+_ACCOUNT_KEY = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="
 
 
 def free_ports(number: int) -> list[int]:
@@ -72,6 +83,48 @@ def rclone(root: Path) -> Iterator[dict[str, str]]:
                f"{_KEY},{_SECRET}", "--config", str(root / "none.conf")]  # fmt: skip
     with _serving(command, root / "rclone.log", port):
         yield environment(port)
+
+
+@contextlib.contextmanager
+def azurite(root: Path) -> Iterator[dict[str, str]]:
+    """Run Azurite with an empty container BUCKET; gives the environment that leads there. Skips where npm is absent."""
+    (port,) = free_ports(1)
+    command = [
+        str(_azurite()), "--blobHost", "127.0.0.1", "--blobPort", str(port), "--location", str(root / "azurite"),
+        "--skipApiVersionCheck", "--disableTelemetry", "--silent",
+    ]  # fmt: skip
+    root.mkdir(parents=True, exist_ok=True)
+    endpoint = f"http://127.0.0.1:{port}/{_ACCOUNT}"
+    with _serving(command, root / "azurite.log", port):
+        _make_container(endpoint)
+        yield {
+            "AZURE_STORAGE_ACCOUNT_NAME": _ACCOUNT, "AZURE_STORAGE_ACCOUNT_KEY": _ACCOUNT_KEY,
+            "AZURE_STORAGE_ENDPOINT": endpoint, "AZURE_ALLOW_HTTP": "true",
+        }  # fmt: skip
+
+
+def _azurite() -> Path:
+    """The program, installed once below the user's cache."""
+    npm = shutil.which("npm")
+    if not npm:
+        pytest.skip("Azurite comes by npm, which is not installed")
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "healthingest-tests" / _AZURITE
+    program = cache / "node_modules" / ".bin" / "azurite-blob"
+    if not program.exists():
+        install = [npm, "install", "--prefix", str(cache), "--no-audit", "--no-fund", "--loglevel=error", _AZURITE]
+        subprocess.run(install, check=True, timeout=300)
+    return program
+
+
+def _make_container(endpoint: str) -> None:
+    """As https://learn.microsoft.com/rest/api/storageservices/authorize-with-shared-key says."""
+    headers = {"x-ms-date": formatdate(usegmt=True), "x-ms-version": "2023-11-03", "Content-Length": "0"}
+    told = "".join(f"{name}:{headers[name]}\n" for name in ("x-ms-date", "x-ms-version"))
+    resource = f"/{_ACCOUNT}/{_ACCOUNT}/{BUCKET}\nrestype:container"
+    signed = hmac.new(base64.b64decode(_ACCOUNT_KEY), f"PUT{12 * chr(10)}{told}{resource}".encode(), hashlib.sha256)
+    headers["Authorization"] = f"SharedKey {_ACCOUNT}:{base64.b64encode(signed.digest()).decode()}"
+    url = f"{endpoint}/{BUCKET}?restype=container"
+    urllib.request.urlopen(urllib.request.Request(url, method="PUT", headers=headers), timeout=10).close()
 
 
 @contextlib.contextmanager

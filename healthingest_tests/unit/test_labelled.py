@@ -19,7 +19,7 @@ from healthingest.export import export_frame
 from healthingest.ingest import ingest, register
 from healthingest.places import Places
 from healthingest.platform import Platform
-from healthingest_tests.conftest import env_of, examples
+from healthingest_tests.conftest import env_of, examples, stored
 
 REPO = Path(__file__).parents[2]
 DATA = REPO.parent / "shared" / "data"
@@ -46,7 +46,7 @@ def open_platform(home: Path, clients: list[str]) -> Platform:
     for client in clients:
         (home / "client_configs" / f"{client}.yaml").write_text(f"client_id: {client}\n")
     env = {"HEALTHINGEST_HOME": str(home), "HEALTHINGEST_KEYRING": str(home.parent / f"{home.name}.keys" / "k.json")}
-    return Platform.open(Places.from_env(env))
+    return Platform.open(Places.from_env(env | stored(home)))
 
 
 def text(value: str) -> str | None:
