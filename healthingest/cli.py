@@ -32,6 +32,7 @@ from healthingest.repair_cli import replay_command
 from healthingest.revert_cli import revert_command
 from healthingest.show import print_json, print_status, print_table
 from healthingest.silver_cli import silver_app
+from healthingest.storage_cli import storage_app
 
 app = typer.Typer(
     help="Member files in, one protected and fully accounted silver table out.",
@@ -49,6 +50,7 @@ app.add_typer(marts_app, name="marts")
 schema_app.add_typer(migrate_app, name="migrate")
 app.add_typer(schema_app, name="schema")
 app.add_typer(silver_app, name="silver")
+app.add_typer(storage_app, name="storage")
 command = command_of(app)
 of_quarantine = command_of(quarantine_app)
 of_quarantine("replay")(replay_command)

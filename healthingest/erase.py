@@ -110,13 +110,14 @@ def erase_member(platform: Platform, client_id: str, member_id: str, request: Re
         noted = lake.erasures.note(client_id, entry) or {"at": _now(), "notices": []}
         lake.erasures.put(client_id, entry, noted)
         removed = _remove(platform, member, request)
-        notices = [p for p in map(place_of, noted["notices"]) if p.exists()] + removed.notices
+        output = platform.places.output
+        notices = [p for p in _noticed(output, noted) if p.exists()] + removed.notices
         until = datetime.now(UTC) + request.notice
         if "notice_until" in noted and not removed.notices:
             until = datetime.fromisoformat(noted["notice_until"])
         kept = notices if request.notice else []
         lake.erasures.put(
-            client_id, entry, noted | {"notices": list(map(str, kept)), "notice_until": until.isoformat()}
+            client_id, entry, noted | {"notices": [_below(output, p) for p in kept], "notice_until": until.isoformat()}
         )
         keep_up(lake, platform.places.output)  # its feed is about to be cut off
         request.on_step("deleting what earlier versions needed")
@@ -215,6 +216,15 @@ def release_hold(platform: Platform, client_id: str, member_id: str) -> None:
     platform.lake.events.append(client_id, "legal hold released", "", {"who": actor()})
 
 
+def _noticed(output: Path, note: Mapping[str, Any]) -> list[Path]:
+    """The change data that an erasure left for a while, wherever the installation is now."""
+    return [place_of(text) if "://" in text else output / text for text in note["notices"]]
+
+
+def _below(output: Path, place: Path) -> str:
+    return "/".join(place.parts[len(output.parts) :])
+
+
 def drop_notices(platform: Platform) -> int:
     """Delete the change data of removals whose time is over; returns how many files. For maintenance."""
     dropped, ledger = 0, platform.lake.erasures
@@ -222,7 +232,7 @@ def drop_notices(platform: Platform) -> int:
         for entry in ledger.entries(client_id):
             note = ledger.note(client_id, entry) or {}
             if note.get("notices") and datetime.fromisoformat(note["notice_until"]) <= datetime.now(UTC):
-                for path in map(place_of, note["notices"]):
+                for path in _noticed(platform.places.output, note):
                     dropped += path.exists()
                     path.unlink(missing_ok=True)
                 ledger.put(client_id, entry, note | {"notices": []})

@@ -9,6 +9,7 @@ from healthingest.errors import ConfigError
 from healthingest.lake.lake import Lake
 from healthingest.lake.registrations import Registrations, known_clients
 from healthingest.lake.silver import Snapshot
+from healthingest.lake.whereabouts import require_here
 from healthingest.landing.names import FileName, parse_file_name
 from healthingest.model import Delivery
 from healthingest.places import Places, today
@@ -47,11 +48,12 @@ class Platform:
             KeyringError: the keyring is missing, damaged or not the one the data was written with.
             IncompleteError: a table is gone that others say was there.
             UsageError: a HEALTHINGEST_* variable holds something that is not allowed.
-            StorageError: the object store that holds the output folder cannot be used.
+            StorageError: the object store that holds the output folder cannot be used; or the installation has moved.
         """
         places = places or Places.from_env()
         if isinstance(places.output, ObjectPath):
             require_usable(places.output, prod=places.env == "prod")
+        require_here(places.output)
         clients = known_clients(places)
         groups = {client_id: clients.clients[client_id].contract.groups for client_id in clients.active}
         keyring, seen = _keyring_of(places, groups)
@@ -64,7 +66,11 @@ class Platform:
         """The same with the keys that a client has now: they may have been rotated since this was opened.
 
         To be called with the client's lock held, shared or alone: then they stay what they are.
+
+        Raises:
+            StorageError: the installation has moved to another place meanwhile.
         """
+        require_here(self.places.output)
         now = self if stamp(self.places) == self._stamp else Platform.open(self.places, whole=False)
         held = now.keyring.keys.get(client_id, {}).get("member_token", {})
         if len(held) <= 1:

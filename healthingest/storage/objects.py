@@ -135,6 +135,15 @@ class ObjectPath(PosixPath):
                 if "/" not in name:
                     yield name, _stat(meta["size"], meta["last_modified"], meta["e_tag"])
 
+    def everything(self) -> Iterator[tuple[str, os.stat_result]]:
+        """Name below here and stat of each object, at whatever depth."""
+        import obstore
+
+        start = len(f"{self.key}/") if self.key else 0
+        for page in obstore.list(self.store, self.key):
+            for meta in page:
+                yield meta["path"][start:], _stat(meta["size"], meta["last_modified"], meta["e_tag"])
+
     def glob(self, pattern: str) -> Generator[Self, None, None]:
         """What lies right below, by a pattern without `/`; nothing if the folder is not there."""
         if "/" in pattern or "**" in pattern:
