@@ -26,7 +26,7 @@ from healthingest.lake.audit import Audit
 from healthingest.orchestration.checks import DELIVERY_EXPECTED, store_check
 from healthingest.orchestration.dagster_evidence import sources
 from healthingest.orchestration.events import feed_key, readable_errors
-from healthingest.orchestration.metadata import health_table
+from healthingest.orchestration.metadata import health_table, page_at
 from healthingest.places import Places
 from healthingest.report.health import health_of
 from healthingest.report.links import URL_VARIABLE
@@ -180,7 +180,7 @@ def _publish(instance: dg.DagsterInstance, watch: Watch, looked: Looked) -> None
     """Draw the overview page, and show the same on the audit asset."""
     page = watch.write_overview(looked.book, looked.clients)
     base = os.environ.get(URL_VARIABLE)
-    link = dg.MetadataValue.url(f"{base.rstrip('/')}/{page.name}") if base else dg.MetadataValue.path(page)
+    link = page_at(page, f"{base.rstrip('/')}/{page.name}" if base else None)
     table = health_table(health_of(watch.places, looked.clients, datetime.now(UTC)))
     told = {"clients": table, "overview": link}
     instance.report_runless_asset_event(dg.AssetObservation("audit", description="All clients.", metadata=told))

@@ -16,6 +16,7 @@ from healthingest.model import Counts, Delivery, Outcome
 from healthingest.platform import Platform
 from healthingest.report.health import ClientHealth
 from healthingest.report.write import report_path, report_url
+from healthingest.storage.objects import ObjectPath
 
 Metadata = dict[str, Any]
 _SHOWN_RULES = 20
@@ -125,7 +126,14 @@ def report_link(platform: Platform, outcomes: Sequence[Outcome]) -> Metadata:
     delivery = outcomes[-1].delivery
     path = report_path(platform, delivery.client_id, delivery.file_id)
     url = report_url(platform, path)
-    return {"quality report": dg.MetadataValue.url(url) if url else dg.MetadataValue.path(path)}
+    return {"quality report": page_at(path, url)}
+
+
+def page_at(path: Path, url: str | None) -> dg.MetadataValue:
+    """A page: a link where pages are served, else the file's path, or its name in an object store."""
+    if url:
+        return dg.MetadataValue.url(url)
+    return dg.MetadataValue.text(str(path)) if isinstance(path, ObjectPath) else dg.MetadataValue.path(path)
 
 
 def counts(outcomes: Sequence[Outcome]) -> Metadata:

@@ -10,7 +10,7 @@ import io
 import os
 from collections.abc import Generator, Iterator, Mapping
 from functools import lru_cache
-from pathlib import PosixPath
+from pathlib import PosixPath, PurePosixPath
 from typing import IO, TYPE_CHECKING, Any, NoReturn, Self, cast
 from zlib import crc32
 
@@ -298,6 +298,10 @@ class ObjectPath(PosixPath):
     def is_absolute(self) -> bool:
         """Always."""
         return True
+
+    def relative_to(self, *other: Any) -> PurePosixPath:  # type: ignore[override]  # noqa: ANN401 - as pathlib has it
+        """The name below another place: no place itself."""
+        return PurePosixPath(*super().relative_to(*other).parts)
 
     def samefile(self, other_path: Any) -> bool:  # noqa: ANN401 - as pathlib has it
         """Whether it is the same name."""

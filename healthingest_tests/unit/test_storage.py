@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import dagster as dg
 import pytest
 from typer.testing import CliRunner
 
@@ -15,6 +16,7 @@ from healthingest.cli import app
 from healthingest.errors import BusyError, ConfigError, StorageError
 from healthingest.export import export_frame
 from healthingest.lake.exclusion import Exclusion
+from healthingest.orchestration.build import build_defs
 from healthingest.platform import Platform
 from healthingest.storage.files import put, put_new, remove_tree
 from healthingest.storage.objects import ObjectPath, place_of
@@ -74,6 +76,7 @@ def test_everything_that_landed_in_a_bucket_is_ingested_by_the_command(home: Pla
 _INGEST = """
 import os, signal, sys
 from healthingest.ingest import ingest_many, register
+from healthingest.orchestration.build import build_defs
 from healthingest.platform import Platform
 
 def on_stage(stage):
@@ -241,7 +244,22 @@ def test_nothing_takes_a_place_in_a_store_for_a_local_file() -> None:
         "b.csv",
         f"s3://{BUCKET}/a/b.csv",
     )
+    assert str(place.relative_to(place.parent.parent)) == "a/b.csv"
     with pytest.raises(TypeError, match="object store"):
         os.stat(place)  # noqa: PTH116 - it is what must fail
     with pytest.raises(StorageError):
         place.chmod(0o600)
+
+
+def test_a_run_of_dagster_in_a_bucket_goes_all_the_way(home: Platform) -> None:
+    (home.places.landing / "acme_20250106.csv").write_text(csv_of(line("M1"), *(line(f"M{n}") for n in range(20))))
+    job = build_defs(home.places).resolve_job_def("ingest_delivery")
+    with dg.DagsterInstance.ephemeral() as instance:
+        done = job.execute_in_process(instance=instance, partition_key="acme|2025-01-06", raise_on_error=False)
+        assert done.success
+        seen = build_defs(home.places).resolve_sensor_def("landing_zone")
+        told = seen(dg.build_sensor_context(instance=instance, definitions=build_defs(home.places)))
+    assert isinstance(told, dg.SensorResult)
+    assert not told.run_requests, "it is decided"
+    pages = [str(place) for place in (home.places.output / "reports").rglob("*.html")]
+    assert f"{home.places.output}/reports/acme/index.html" in pages
