@@ -9,6 +9,7 @@ import fnmatch
 import io
 import os
 from collections.abc import Generator, Iterator, Mapping
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import PosixPath, PurePosixPath
 from typing import IO, TYPE_CHECKING, Any, NoReturn, Self, cast
@@ -103,7 +104,8 @@ class ObjectPath(PosixPath):
         """Whether anything lies below; a bucket is a folder as soon as it can be listed."""
         import obstore
 
-        some = next(iter(obstore.list(self.store, self.key, chunk_size=1)), None)
+        with self._listing():
+            some = next(iter(obstore.list(self.store, self.key, chunk_size=1)), None)
         return bool(some) or len(self.parts) == _BUCKET
 
     def is_symlink(self) -> bool:
@@ -118,7 +120,8 @@ class ObjectPath(PosixPath):
         """
         import obstore
 
-        found = obstore.list_with_delimiter(self.store, self.key)
+        with self._listing():
+            found = obstore.list_with_delimiter(self.store, self.key)
         names = [*found["common_prefixes"], *(meta["path"] for meta in found["objects"])]
         if not names and len(self.parts) > _BUCKET:
             raise FileNotFoundError(str(self))
@@ -129,20 +132,39 @@ class ObjectPath(PosixPath):
         import obstore
 
         prefix = f"{self.key}/" if self.key else ""
-        for page in obstore.list(self.store, self.key, offset=f"{prefix}{after}" if after else None):
-            for meta in page:
-                name = meta["path"][len(prefix) :]
-                if "/" not in name:
-                    yield name, _stat(meta["size"], meta["last_modified"], meta["e_tag"])
+        with self._listing():
+            for page in obstore.list(self.store, self.key, offset=f"{prefix}{after}" if after else None):
+                for meta in page:
+                    name = meta["path"][len(prefix) :]
+                    if "/" not in name:
+                        yield name, _stat(meta["size"], meta["last_modified"], meta["e_tag"])
+
+    @contextmanager
+    def _listing(self) -> Iterator[None]:
+        """Say in a sentence why nothing here can be listed.
+
+        Raises:
+            StorageError: a name holds a control character; no library here lists what is beside it.
+        """
+        from obstore.exceptions import InvalidPathError
+
+        try:
+            yield
+        except InvalidPathError:
+            raise StorageError(
+                f"An object below {self} has a name with a control character, such as a line end, and hides all "
+                "others; delete it by the store's own tools, and tell its sender."
+            ) from None
 
     def everything(self) -> Iterator[tuple[str, os.stat_result]]:
         """Name below here and stat of each object, at whatever depth."""
         import obstore
 
         start = len(f"{self.key}/") if self.key else 0
-        for page in obstore.list(self.store, self.key):
-            for meta in page:
-                yield meta["path"][start:], _stat(meta["size"], meta["last_modified"], meta["e_tag"])
+        with self._listing():
+            for page in obstore.list(self.store, self.key):
+                for meta in page:
+                    yield meta["path"][start:], _stat(meta["size"], meta["last_modified"], meta["e_tag"])
 
     def glob(self, pattern: str) -> Generator[Self, None, None]:
         """What lies right below, by a pattern without `/`; nothing if the folder is not there."""
@@ -158,11 +180,12 @@ class ObjectPath(PosixPath):
         """All objects at whatever depth whose own name fits a pattern."""
         import obstore
 
-        for page in obstore.list(self.store, self.key):
-            for meta in page:
-                place = cast("Self", _place(self.parts[:2], meta["path"]))
-                if fnmatch.fnmatchcase(place.name, pattern):
-                    yield place
+        with self._listing():
+            for page in obstore.list(self.store, self.key):
+                for meta in page:
+                    place = cast("Self", _place(self.parts[:2], meta["path"]))
+                    if fnmatch.fnmatchcase(place.name, pattern):
+                        yield place
 
     # --- reading and writing
 

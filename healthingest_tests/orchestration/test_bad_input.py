@@ -28,7 +28,7 @@ from healthingest.lake.quarantine import open_record
 from healthingest.landing import discovery
 from healthingest.orchestration.build import build_defs
 from healthingest.platform import Platform
-from healthingest_tests.conftest import HEADER, csv_of, install, line, places_in
+from healthingest_tests.conftest import HEADER, csv_of, env_of, install, line, places_in
 
 CLIENTS = {
     "acme": "client_id: acme\n",
@@ -471,8 +471,7 @@ class CommandLine(Way):
 
     def take(self) -> dict[str, bool]:
         places = places_in(self.root)
-        env = {"HEALTHINGEST_HOME": str(self.root / "home"), "HEALTHINGEST_KEYRING": str(places.keyring)}
-        done = CliRunner().invoke(app, ["ingest", "--all", "--json"], env=env)
+        done = CliRunner().invoke(app, ["ingest", "--all", "--json"], env=env_of(places))
         assert done.exception is None or isinstance(done.exception, SystemExit), repr(done.exception)
         self.said.append(done.output)
         rows = json.loads(done.stdout)["files"]

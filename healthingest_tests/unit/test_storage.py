@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import boto3
 import dagster as dg
 import pytest
 from typer.testing import CliRunner
@@ -263,3 +264,14 @@ def test_a_run_of_dagster_in_a_bucket_goes_all_the_way(home: Platform) -> None:
     assert not told.run_requests, "it is decided"
     pages = [str(place) for place in (home.places.output / "reports").rglob("*.html")]
     assert f"{home.places.output}/reports/acme/index.html" in pages
+
+
+def test_a_name_with_a_line_end_is_said_in_a_sentence_since_it_hides_all_others(home: Platform) -> None:
+    landing = home.places.landing
+    (landing / "acme_20250106.csv").write_text(csv_of(line("M1")))
+    put = {"Bucket": BUCKET, "Key": f"{landing.key}/acme_2025\n0107.csv", "Body": b"x"}
+    boto3.client("s3", endpoint_url=os.environ["AWS_ENDPOINT_URL"]).put_object(**put)
+    done = CliRunner().invoke(app, ["ingest", "--all"], env=env_of(home.places))
+    assert done.exit_code == 1
+    assert "control character" in " ".join(done.output.split())
+    assert not home.lake.audit.exists()
