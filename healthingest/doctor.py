@@ -13,6 +13,8 @@ from healthingest.storage.objects import ObjectPath
 
 #: Versions that the design rests on; others are known to lose or leak data.
 _PINNED = {"deltalake": "1.6.3", "dagster": "1.13.27"}
+#: Seconds that a message must stay hidden: a tick takes up to 60, and the next one deletes it.
+_LEAST_HIDDEN = 120
 
 
 class Finding(NamedTuple):
@@ -24,7 +26,7 @@ class Finding(NamedTuple):
 
 
 def examine(places: Places | None = None) -> list[Finding]:
-    """Look at versions, places, keyring, permissions, configs, roles, tables, validation backend, and Dagster."""
+    """Look at versions, places, keyring, permissions, configs, roles, tables, queues, validation and Dagster."""
     try:
         places = places or Places.from_env()
     except HealthingestError as error:
@@ -151,6 +153,32 @@ def _tables(places: Places) -> Iterator[Finding]:
         yield Finding("ok", f"table {table.path.name}", "not yet made" if number is None else f"version {number}")
 
 
+def _queues(places: Places) -> Iterator[Finding]:
+    from healthingest.lake.registrations import known_clients
+    from healthingest.landing.notified import state_of
+    from healthingest.storage.options import load_stores
+
+    for queue in load_stores(places.configs).discovery.sqs:
+        subject = f"queue {queue.name}"
+        if queue.client and queue.client not in known_clients(places).active:
+            yield Finding("warn", subject, f"is for {queue.client}, which is no active client; nothing comes of it")
+        try:
+            state = state_of(queue)
+        except HealthingestError as error:  # the sensor lists meanwhile, and the other queues are to be looked at
+            yield Finding("fail", subject, str(error))
+            continue
+        yield Finding("ok", subject, f"about {state.waiting} messages wait, {state.received} are being worked on")
+        if state.hidden < _LEAST_HIDDEN:
+            text = (
+                f"gives a message again after {state.hidden} s; set its visibility timeout to {_LEAST_HIDDEN} or more"
+            )
+            yield Finding("warn", subject, text)
+        if not state.has_dead_letters:
+            yield Finding("warn", subject, "has no dead letter queue: what is no message of S3 comes again and again")
+        if not isinstance(places.landing, ObjectPath) or places.landing.parts[0] != "s3:":
+            yield Finding("fail", subject, f"tells of files in S3, and the landing zone is {places.landing}")
+
+
 def _validation(_: Places) -> Iterator[Finding]:
     import pandera.polars as pa
 
@@ -195,6 +223,7 @@ _LOOKS = (
     _clients,
     _roles,
     _tables,
+    _queues,
     _validation,
     _dagster_home,
     _dagster_storage,

@@ -9,9 +9,11 @@ old ledger. Whoever resets the cursor, or loses either, looks at all files again
 import io
 import json
 import secrets
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -27,6 +29,32 @@ Recent = dict[str, tuple[int, int, str]]
 _FOLD = 1_000
 #: Files that one tick looks at; with more, the next tick goes on behind them.
 _LOOKS = 2_000
+#: Files that are looked at side by side, where each is a request to a store.
+_SIDE_BY_SIDE = 16
+
+
+@dataclass
+class Told:
+    """What a cursor holds between ticks where queues tell of new files (ADR 28)."""
+
+    #: Seconds since the epoch: when the landing zone was last listed, and nothing of it was left for later.
+    listed: float = 0.0
+    #: A digest of what was known of the clients then.
+    known: str = ""
+    #: Names that the last tick could not decide on.
+    owed: list[str] = field(default_factory=list)
+    #: Receipts of messages that may be deleted once this is read from a cursor, by the queue's URL.
+    receipts: dict[str, list[str]] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, raw: dict[str, Any]) -> "Told":
+        """From a cursor's part.
+
+        Raises:
+            ValueError, TypeError, AttributeError, KeyError: it is none.
+        """
+        receipts = {str(url): [str(one) for one in some] for url, some in raw["receipts"].items()}
+        return cls(float(raw["listed"]), str(raw["known"]), [str(name) for name in raw["owed"]], receipts)
 
 
 @dataclass
@@ -40,6 +68,10 @@ class Seen:
     after: str = ""
     #: Sorted marks of files that got their run long ago.
     known: Marks = field(default_factory=lambda: np.empty(0, np.uint64))
+    #: None where no queue tells of files.
+    told: Told | None = None
+    #: Whether the last look at all files found more than a tick looks at.
+    crowded: bool = False
     _stored: Recent = field(default_factory=dict)
 
     @classmethod
@@ -49,10 +81,11 @@ class Seen:
             raw = json.loads(cursor or "{}")
             ledger, after, recent = raw.get("ledger"), str(raw.get("after", "")), raw.get("recent", raw)
             read = {str(n): (int(size), int(at), str(what)) for n, (size, at, what) in recent.items()}
-        except (ValueError, TypeError, AttributeError):
+            told = Told.of(raw["told"]) if "told" in raw else None
+        except (ValueError, TypeError, AttributeError, KeyError):
             return cls(folder)
         found = _read(folder, ledger)
-        return cls(folder, dict(read), ledger if found.size else None, after, found, dict(read))
+        return cls(folder, dict(read), ledger if found.size else None, after, found, told, _stored=dict(read))
 
     def put(self, landed: Landed, what: str) -> None:
         """Note what was decided of a file."""
@@ -62,6 +95,21 @@ class Seen:
         """What was decided of a file as it is, if lately."""
         size, changed_ns, what = self.recent.get(landed.name, (-1, -1, ""))
         return what if (size, changed_ns) == (landed.size, landed.changed_ns) else None
+
+    def led_nowhere(self) -> list[str]:
+        """Names of files that led nowhere when they were seen."""
+        return [name for name, said in self.recent.items() if said[2] == UNROUTABLE]
+
+    def named(self, names: Iterable[str], landing: Path) -> list[Landed]:
+        """Those of some files that are there and changed since they were seen, in the order given; folds the cursor."""
+        if len(_taken(self._stored)) > _FOLD:
+            self._fold(None)
+        with ThreadPoolExecutor(_SIDE_BY_SIDE) as pool:
+            looked = pool.map(lambda name: _look(landing, name), dict.fromkeys(names))
+        found = [landed for landed in looked if landed]
+        marks = np.frombuffer(b"".join(mark(f.name, f.size, f.changed_ns) for f in found), np.uint64)
+        done = _within(marks, self.known) | np.isin(marks, _marks(_taken(self.recent)))
+        return [landed for landed, was in zip(found, done.tolist(), strict=True) if not was]
 
     def new(self, landing: Path) -> list[Landed]:
         """Files that changed since they were seen, by name, and those that led nowhere: a new client may change that.
@@ -79,6 +127,7 @@ class Seen:
         self.recent = {name: said for name, said in self.recent.items() if name in present}
         if len(_taken(self._stored)) > _FOLD:
             self._fold(np.concatenate(parts))
+        self.crowded = len(found) > _LOOKS
         return [landed for name in self._turn(found) if (landed := look(landing / name))]
 
     def _turn(self, found: Mapping[str, int]) -> list[str]:
@@ -101,12 +150,15 @@ class Seen:
         said: dict[str, object] = {"recent": dict(sorted(self.recent.items()))}
         if self.ledger:
             said |= {"ledger": self.ledger}
+        if self.told:
+            said |= {"told": asdict(self.told)}
         return json.dumps(said | ({"after": self.after} if self.after else {}))
 
-    def _fold(self, present: Marks) -> None:
-        """Move what the last cursor held to a new ledger, without what is gone from the landing zone."""
+    def _fold(self, present: Marks | None) -> None:
+        """Move what the last cursor held to a new ledger, without what is no longer `present`, where that is known."""
         old = _taken(self._stored)
-        self.known = np.intersect1d(np.concatenate([self.known, _marks(old)]), present)
+        known = np.unique(np.concatenate([self.known, _marks(old)]))
+        self.known = known if present is None else np.intersect1d(known, present)
         before, self.ledger = self.ledger, secrets.token_hex(8)
         content = io.BytesIO()
         np.save(content, self.known)
@@ -115,6 +167,14 @@ class Seen:
             if place.stem not in {before, self.ledger}:
                 place.unlink(missing_ok=True)
         self.recent = {name: said for name, said in self.recent.items() if name not in old}
+
+
+def _look(landing: Path, name: str) -> Landed | None:
+    """Look at a file that somebody named; None also where no file can have that name."""
+    try:
+        return look(landing / name)
+    except ValueError:
+        return None
 
 
 def _taken(recent: Recent) -> Recent:

@@ -18,6 +18,7 @@ from healthingest.landing.names import FileName, printable
 from healthingest.orchestration.assets import FileConfig, OpenPlatform
 from healthingest.orchestration.checks import resent_files, store_check
 from healthingest.orchestration.events import readable_errors
+from healthingest.orchestration.finding import find, owe
 from healthingest.orchestration.partitions import partition_key
 from healthingest.orchestration.reload import reload_once
 from healthingest.orchestration.seen import SUBMITTED, UNROUTABLE, Seen
@@ -57,17 +58,17 @@ def landing_zone_sensor(
         if now_on_disk != loaded_fingerprint:
             remarks.append(reload_once(context, now_on_disk, dry_run))
         seen = Seen.load(context.cursor, platform.places.output / "checkpoint" / "landing")
-        planned = plan(
-            settle(_worth_a_look(seen.new(platform.places.landing), seen, platform)),
-            platform.route,
-            platform.waits_for,
-        )
+        found, told = find(platform, seen, f"{loaded_fingerprint} {now_on_disk}", _RUNS_PER_TICK)
+        remarks += told
+        worth = _worth_a_look(found, seen, platform)
+        planned = plan(settle(worth), platform.route, platform.waits_for)
         remarks += [f"{name} waits for its client's config." for name in planned.waiting]
         deadline = time.monotonic() + _WORK_SECONDS
         known, unknown = _split_by_partition(planned, partitions)
         remarks += [f"{name} waits for the code location to reload." for name in unknown]
         requests, again = _requests(platform, known, seen, deadline)  # first: good files do not wait for bad ones
         noted, evidence = _note_unroutable(platform, planned, seen, deadline)
+        owe(seen, worth, waiting={*planned.waiting, *unknown})
         remarks += [*(f"{name.name}: {sentence}" for name, sentence in again), *noted]
         evidence += [_landed_again(context.instance, name, sentence) for name, sentence in again]
         if requests:  # else the skip reason says it

@@ -6,14 +6,17 @@ set of options goes to delta-rs, polars and obstore alike: all three stand on th
 """
 
 import os
+import re
 from collections.abc import Mapping
+from datetime import timedelta
 from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, StrictBool, StrictStr, model_validator
+from pydantic import Field, StrictBool, StrictStr, field_validator, model_validator
 
 from healthingest.contracts import strict_yaml
+from healthingest.contracts.duration import Duration
 from healthingest.contracts.rules import Strict
 from healthingest.contracts.secret import SecretRef, secret
 
@@ -106,12 +109,79 @@ class Google(Strict):
         return _said(google_service_account_path=self.service_account_path)
 
 
+class Queue(Strict):
+    """An SQS queue to which S3 tells of new objects; credentials are those of `s3`, unless it has its own."""
+
+    #: Its URL, e.g. https://sqs.eu-central-1.amazonaws.com/123456789012/landing.
+    queue: StrictStr
+    #: The client whose files are taken from it; without it, everybody's.
+    client: StrictStr | None = None
+    #: Without it, what the URL says, then what `s3` and the environment say.
+    region: StrictStr | None = None
+    #: Where it is asked, if not at the URL's own host.
+    endpoint_url: StrictStr | None = None
+    access_key_id: SecretRef | None = None
+    secret_access_key: SecretRef | None = None
+    #: Plain HTTP; for tests on one machine.
+    allow_http: StrictBool = False
+
+    @model_validator(mode="after")
+    def _reachable(self) -> "Queue":
+        if not re.fullmatch(r"https?://[^/?#@\s]+(/[^/?#@\s]+)+", self.queue):
+            raise ValueError("queue: write the queue's URL, as https://sqs.REGION.amazonaws.com/ACCOUNT/NAME")
+        if not self.endpoint.startswith("https://") and not self.allow_http:
+            raise ValueError("the queue is asked over plain HTTP; write https://, or allow_http: true on one machine")
+        return self
+
+    @property
+    def name(self) -> str:
+        """The last part of its URL."""
+        return self.queue.rpartition("/")[2]
+
+    @property
+    def endpoint(self) -> str:
+        """The server to ask."""
+        return self.endpoint_url or "/".join(self.queue.split("/")[:3])
+
+    def plain(self) -> dict[str, str]:
+        """Region and keys, under object_store's names."""
+        of_url = re.search(r"[/.]([a-z]{2,}(?:-[a-z]+)+-[0-9])\.", self.queue)  # names of queues have no dots
+        return _said(
+            aws_region=self.region or (of_url[1] if of_url else None), aws_access_key_id=_secret(self.access_key_id),
+            aws_secret_access_key=_secret(self.secret_access_key),
+        )  # fmt: skip
+
+
+class Discovery(Strict):
+    """How new files are found, beside looking at the whole landing zone in each tick."""
+
+    #: The queues that tell of new files; with any, the landing zone is listed only now and then.
+    sqs: tuple[Queue, ...] = ()
+    #: How often it is listed nevertheless, for what no queue told of.
+    full_listing_every: Duration = timedelta(hours=1)
+
+    @field_validator("full_listing_every")
+    @classmethod
+    def _some_time(cls, value: timedelta) -> timedelta:
+        if not value:
+            raise ValueError("write a duration like 30m or 6h, at least 1m")
+        return value
+
+    @field_validator("sqs")
+    @classmethod
+    def _each_once(cls, value: tuple[Queue, ...]) -> tuple[Queue, ...]:
+        if len({queue.queue for queue in value}) < len(value):
+            raise ValueError("a queue stands here twice; keep one of them")
+        return value
+
+
 class Stores(Strict):
-    """`storage.yaml`: options for each kind of store."""
+    """`storage.yaml`: options for each kind of store, and how new files are found."""
 
     s3: S3 = Field(default_factory=S3)
     az: Azure = Field(default_factory=Azure)
     gs: Google = Field(default_factory=Google)
+    discovery: Discovery = Field(default_factory=Discovery)
 
 
 def configs_folder(env: Mapping[str, str] = os.environ) -> Path:
