@@ -177,3 +177,79 @@ def _make_bucket(port: int) -> None:
             time.sleep(0.3)
         else:
             return
+
+
+@contextlib.contextmanager
+def moto() -> Iterator[dict[str, str]]:
+    """Run moto's server of AWS services, S3 and SQS among them, in this process; gives what leads there."""
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+    server.start()
+    try:
+        yield environment(server.get_host_and_port()[1]) | {"AWS_DEFAULT_REGION": "us-east-1"}
+    finally:
+        server.stop()
+
+
+class Notifying:
+    """A bucket of moto that tells a queue of what is put below input/raw/, and what a test does with the two."""
+
+    def __init__(self, name: str, *, hidden: int = 30) -> None:
+        """`hidden`: seconds until a message that was received and not deleted comes again."""
+        self.s3, self.sqs, self.bucket = boto3.client("s3"), boto3.client("sqs"), name
+        self.s3.create_bucket(Bucket=name)
+        self.dead = self.sqs.create_queue(QueueName=f"{name}-dead")["QueueUrl"]
+        redrive = {"deadLetterTargetArn": self._arn(self.dead), "maxReceiveCount": "10"}
+        attributes = {"VisibilityTimeout": str(hidden), "RedrivePolicy": json.dumps(redrive)}
+        self.queue = self.sqs.create_queue(QueueName=name, Attributes=attributes)["QueueUrl"]
+        self.notify("input/raw/")
+
+    def _arn(self, queue: str) -> str:
+        attributes = self.sqs.get_queue_attributes(QueueUrl=queue, AttributeNames=["QueueArn"])["Attributes"]
+        return str(attributes["QueueArn"])
+
+    def notify(self, prefix: str) -> None:
+        """Tell of objects with a prefix; S3 sends a test event."""
+        to: dict[str, object] = {"QueueArn": self._arn(self.queue), "Events": ["s3:ObjectCreated:*"]}
+        if prefix:
+            to["Filter"] = {"Key": {"FilterRules": [{"Name": "prefix", "Value": prefix}]}}
+        self.s3.put_bucket_notification_configuration(
+            Bucket=self.bucket, NotificationConfiguration={"QueueConfigurations": [to]}
+        )
+
+    def be_silent(self) -> None:
+        """Tell of nothing."""
+        self.s3.put_bucket_notification_configuration(Bucket=self.bucket, NotificationConfiguration={})
+
+    def put(self, name: str, text: str) -> None:
+        """Put an object into the landing zone."""
+        self.s3.put_object(Bucket=self.bucket, Key=f"input/raw/{name}", Body=text.encode())
+
+    def put_in_parts(self, name: str, text: str) -> None:
+        """The same as a multipart upload, of which moto tells twice."""
+        where = {"Bucket": self.bucket, "Key": f"input/raw/{name}"}
+        upload = self.s3.create_multipart_upload(**where)["UploadId"]
+        part = self.s3.upload_part(**where, UploadId=upload, PartNumber=1, Body=text.encode())
+        parts = {"Parts": [{"PartNumber": 1, "ETag": part["ETag"]}]}
+        self.s3.complete_multipart_upload(**where, UploadId=upload, MultipartUpload=parts)
+
+    def take_all(self) -> list[str]:
+        """Take all messages out of the queue: their bodies."""
+        bodies: list[str] = []
+        while found := self.sqs.receive_message(QueueUrl=self.queue, MaxNumberOfMessages=10).get("Messages"):
+            bodies += [message["Body"] for message in found]
+            for message in found:
+                self.sqs.delete_message(QueueUrl=self.queue, ReceiptHandle=message["ReceiptHandle"])
+        return bodies
+
+    def send(self, *bodies: str) -> None:
+        """Put messages into the queue."""
+        for body in bodies:
+            self.sqs.send_message(QueueUrl=self.queue, MessageBody=body)
+
+    def count(self) -> int:
+        """Messages in the queue, received or not."""
+        names = ["ApproximateNumberOfMessages", "ApproximateNumberOfMessagesNotVisible"]
+        said = self.sqs.get_queue_attributes(QueueUrl=self.queue, AttributeNames=names)["Attributes"]
+        return sum(int(said[name]) for name in names)
