@@ -56,6 +56,28 @@ def _landed(path: Path, info: os.stat_result) -> Landed | None:
     return Landed(path, path.name, info.st_size, info.st_ctime_ns)
 
 
+#: Seconds after which a listing of an object store is broken off, to be gone on with: a tick of Dagster ends after 60.
+LISTING_SECONDS = 20.0
+
+
+@dataclass
+class Sweep:
+    """A part of the landing zone, by name: what lies behind `after`, up to and with `until`, or to the end if empty."""
+
+    after: str = ""
+    #: Said by the listing, where it was broken off.
+    until: str = ""
+
+    def covers(self, name: str) -> bool:
+        """Whether a file of that name would have been listed."""
+        return name > self.after and (not self.until or name <= self.until)
+
+    @property
+    def whole(self) -> bool:
+        """Whether nothing was left out."""
+        return not self.after and not self.until
+
+
 #: Files of which `marks_of` tells at a time.
 _AT_A_TIME = 1 << 15
 Marks = npt.NDArray[np.uint64]
@@ -67,12 +89,13 @@ def mark(name: str, size: int, changed_ns: int) -> bytes:
     return hashlib.blake2b(said, digest_size=8).digest()
 
 
-def marks_of(landing: Path) -> Iterator[tuple[list[str], Marks, npt.NDArray[np.int64]]]:
-    """The names of all files that could be deliveries, in no order, the mark of each and when it changed (ns).
+def marks_of(landing: Path, sweep: Sweep) -> Iterator[tuple[list[str], Marks, npt.NDArray[np.int64]]]:
+    """The names of files that could be deliveries, in no order, the mark of each and when it changed (ns).
 
-    Some ten thousand at a time: of a million files nothing is held but what the caller keeps.
+    Some ten thousand at a time: of a million files nothing is held but what the caller keeps. In an object store those
+    behind `sweep.after`, for LISTING_SECONDS; `sweep.until` then says where to go on. A folder is always listed whole.
     """
-    entries = _entries(landing)
+    entries = _entries(landing, sweep)
     while some := list(islice(entries, _AT_A_TIME)):
         names, marks, changed = [], bytearray(), array("q")
         for name, info in some:
@@ -83,11 +106,13 @@ def marks_of(landing: Path) -> Iterator[tuple[list[str], Marks, npt.NDArray[np.i
         yield names, np.frombuffer(bytes(marks), np.uint64), np.array(changed, np.int64)
 
 
-def _entries(landing: Path) -> Iterator[tuple[str, os.stat_result]]:
+def _entries(landing: Path, sweep: Sweep | None = None) -> Iterator[tuple[str, os.stat_result]]:
     """Names and stats of what lies in the landing zone, but for what is set aside; an absent one has nothing."""
     if isinstance(landing, ObjectPath):
-        yield from ((name, info) for name, info in landing.entries() if not _is_set_aside(name))
+        yield from _objects(landing, sweep)
         return
+    if sweep:
+        sweep.after = ""
     try:
         entries = os.scandir(landing)
     except FileNotFoundError:
@@ -101,6 +126,18 @@ def _entries(landing: Path) -> Iterator[tuple[str, os.stat_result]]:
             except OSError:
                 continue  # gone meanwhile
             yield entry.name, info
+
+
+def _objects(landing: ObjectPath, sweep: Sweep | None) -> Iterator[tuple[str, os.stat_result]]:
+    last, ends = "", 0.0
+    for name, info in landing.entries(sweep.after if sweep else ""):
+        ends = ends or time.monotonic() + LISTING_SECONDS  # from here on: Azure begins at the first name each time
+        if sweep and last and time.monotonic() >= ends:
+            sweep.until = last
+            return
+        last = name
+        if not _is_set_aside(name):
+            yield name, info
 
 
 def list_landing(landing: Path) -> list[Landed]:

@@ -8,6 +8,7 @@ old ledger. Whoever resets the cursor, or loses either, looks at all files again
 
 import io
 import json
+import random
 import secrets
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -18,7 +19,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from healthingest.landing.discovery import Landed, Marks, look, mark, marks_of
+from healthingest.landing.discovery import Landed, Marks, Sweep, look, mark, marks_of
 from healthingest.storage.files import put
 
 #: What was decided of a file: it got a run, or it leads nowhere.
@@ -68,6 +69,8 @@ class Seen:
     after: str = ""
     #: Sorted marks of files that got their run long ago.
     known: Marks = field(default_factory=lambda: np.empty(0, np.uint64))
+    #: The last name that was listed, where an object store's listing was broken off; the next tick goes on behind it.
+    listed: str = ""
     #: None where no queue tells of files.
     told: Told | None = None
     #: Whether the last look at all files found more than a tick looks at.
@@ -80,12 +83,14 @@ class Seen:
         try:
             raw = json.loads(cursor or "{}")
             ledger, after, recent = raw.get("ledger"), str(raw.get("after", "")), raw.get("recent", raw)
+            listed = str(raw.get("listed", ""))
             read = {str(n): (int(size), int(at), str(what)) for n, (size, at, what) in recent.items()}
             told = Told.of(raw["told"]) if "told" in raw else None
         except (ValueError, TypeError, AttributeError, KeyError):
             return cls(folder)
         found = _read(folder, ledger)
-        return cls(folder, dict(read), ledger if found.size else None, after, found, told, _stored=dict(read))
+        ledger = ledger if found.size else None
+        return cls(folder, dict(read), ledger, after, found, listed, told, _stored=dict(read))
 
     def put(self, landed: Landed, what: str) -> None:
         """Note what was decided of a file."""
@@ -114,23 +119,26 @@ class Seen:
     def new(self, landing: Path) -> list[Landed]:
         """Files that changed since they were seen, by name, and those that led nowhere: a new client may change that.
 
-        Forgets what does not lie in the landing zone any more; folds the cursor where it has grown.
+        Forgets what does not lie in the landing zone any more; folds the cursor where it has grown. Of a large object
+        store it looks at a part, and the next call at the next one.
         """
+        sweep = Sweep(self.listed)
         done = np.sort(np.concatenate([self.known, _marks(_taken(self.recent))]))
         present: set[str] = set()
         found: dict[str, int] = {}
         parts = [np.empty(0, np.uint64)]
-        for names, marks, changed in marks_of(landing):
+        for names, marks, changed in marks_of(landing, sweep):
             present.update(name for name in names if name in self.recent)
             found |= {names[at]: int(changed[at]) for at in np.flatnonzero(~_within(marks, done)).tolist()}
             parts.append(marks)
-        self.recent = {name: said for name, said in self.recent.items() if name in present}
+        self.listed = sweep.until
+        self.recent = {n: said for n, said in self.recent.items() if n in present or not sweep.covers(n)}
         if len(_taken(self._stored)) > _FOLD:
-            self._fold(np.concatenate(parts))
-        self.crowded = len(found) > _LOOKS
-        return [landed for name in self._turn(found) if (landed := look(landing / name))]
+            self._fold(np.concatenate(parts) if sweep.whole else None)
+        self.crowded = len(found) > _LOOKS or bool(sweep.until)
+        return [landed for name in self._turn(found, sweep) if (landed := look(landing / name))]
 
-    def _turn(self, found: Mapping[str, int]) -> list[str]:
+    def _turn(self, found: Mapping[str, int], sweep: Sweep) -> list[str]:
         """Those names (name -> when it changed) that are to be looked at now; the others are another tick's.
 
         Half of them the newest, which shall not wait for what is looked at once more; half of them each in its turn,
@@ -141,6 +149,8 @@ class Seen:
             return sorted(found)
         newest = set(sorted(found, key=found.__getitem__)[-_LOOKS // 2 :])
         rest = sorted(found.keys() - newest)
+        if not sweep.whole:  # other parts have their turns between
+            return [*sorted(newest), *random.sample(rest, _LOOKS // 2)]
         turn = ([name for name in rest if name > self.after] + rest)[: _LOOKS // 2]
         self.after = turn[-1]
         return [*sorted(newest), *turn]
@@ -150,6 +160,8 @@ class Seen:
         said: dict[str, object] = {"recent": dict(sorted(self.recent.items()))}
         if self.ledger:
             said |= {"ledger": self.ledger}
+        if self.listed:
+            said |= {"listed": self.listed}
         if self.told:
             said |= {"told": asdict(self.told)}
         return json.dumps(said | ({"after": self.after} if self.after else {}))

@@ -1,5 +1,6 @@
 """Landing zone and output in an object store: words put once, locks that outlive nobody, stores that are refused."""
 
+import json
 import os
 import signal
 import subprocess
@@ -17,7 +18,10 @@ from healthingest.cli import app
 from healthingest.errors import BusyError, ConfigError, StorageError
 from healthingest.export import export_frame
 from healthingest.lake.exclusion import Exclusion
+from healthingest.landing import discovery
+from healthingest.orchestration import seen
 from healthingest.orchestration.build import build_defs
+from healthingest.orchestration.seen import Seen
 from healthingest.platform import Platform
 from healthingest.storage.files import put, put_new, remove_tree
 from healthingest.storage.objects import ObjectPath, place_of
@@ -264,6 +268,36 @@ def test_a_run_of_dagster_in_a_bucket_goes_all_the_way(home: Platform) -> None:
     assert not told.run_requests, "it is decided"
     pages = [str(place) for place in (home.places.output / "reports").rglob("*.html")]
     assert f"{home.places.output}/reports/acme/index.html" in pages
+
+
+def test_a_listing_that_is_broken_off_is_gone_on_with_and_no_file_gets_a_second_run_or_none(
+    bucket: ObjectPath, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(discovery, "LISTING_SECONDS", 0.0)  # one name a tick
+    monkeypatch.setattr(seen, "_FOLD", 3)
+    landing, cursor, given = bucket / "landing", None, list[str]()
+
+    def ticks(number: int) -> None:
+        nonlocal cursor
+        for _ in range(number):
+            now = Seen.load(cursor, tmp_path / "ledger")
+            for landed in now.new(landing):
+                now.put(landed, seen.SUBMITTED)
+                given.append(landed.name)
+            cursor = now.cursor()
+
+    for number in range(8):
+        (landing / f"f{number}").write_bytes(b"x")
+    ticks(8)
+    assert given == [f"f{number}" for number in range(8)]
+    ticks(12)
+    (landing / "a new one").write_bytes(b"x")
+    (landing / "f3").write_bytes(b"changed")
+    (landing / "f5").unlink()
+    ticks(18)
+    assert given[8:] in (["a new one", "f3"], ["f3", "a new one"])
+    assert cursor
+    assert "f5" not in json.loads(cursor)["recent"]
 
 
 def test_a_name_with_a_line_end_is_said_in_a_sentence_since_it_hides_all_others(home: Platform) -> None:
