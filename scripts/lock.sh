@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Writes the two lock files (hashes, no index address) from pyproject.toml. Needs `uv`; run after changing a dependency.
+# Writes the three lock files (hashes, no index address) from pyproject.toml. Needs `uv`; run after changing a dependency.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 lock() {
@@ -8,3 +8,5 @@ lock() {
 }
 lock --extra build -o requirements.lock
 lock --extra build --extra aws --extra vault --extra dev -c requirements.lock -o requirements-dev.lock
+lock --extra build --extra aws --extra vault --extra dev --extra postgres --extra celery --extra ray --extra spark \
+  --extra distributed -c requirements.lock -o requirements-distributed.lock

@@ -1,11 +1,16 @@
 #!/usr/bin/env bash
-# Makes .venv with the locked dependencies; --dev adds those for tests. Safe to repeat, quick the second time.
+# Makes .venv with the locked dependencies; --dev adds those for tests, --distributed makes .venv-distributed, which also
+# has the engines and launchers of docs/distributed.md. Safe to repeat, quick the second time.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 unset PYTHONDONTWRITEBYTECODE # without bytecode every process recompiles Dagster: 2.5 s instead of 0.9 s
 lock=requirements.lock
-[[ ${1:-} == --dev ]] && lock=requirements-dev.lock
 venv=${HEALTHINGEST_VENV:-.venv}
+[[ ${1:-} == --dev ]] && lock=requirements-dev.lock
+if [[ ${1:-} == --distributed ]]; then
+  lock=requirements-distributed.lock
+  venv=${HEALTHINGEST_VENV:-.venv-distributed}
+fi
 
 # The folder counts too: a virtual environment does not survive a move.
 stamp_of() { { pwd; cat "$1" pyproject.toml scripts/setup.sh; } | sha256sum | cut -c1-16; }
