@@ -16,7 +16,7 @@ from importlib.util import find_spec
 from typing import Any, NamedTuple
 from urllib.parse import unquote_plus
 
-from healthingest.errors import StorageError
+from healthingest.errors import HealthingestError, StorageError
 from healthingest.landing.names import named_client
 from healthingest.storage.objects import ObjectPath
 from healthingest.storage.options import Queue, options_for
@@ -90,7 +90,7 @@ def _hear(queue: Queue, landing: ObjectPath, names: dict[str, None], limits: _Li
                 receipts.append(message["ReceiptHandle"])
             if not messages:
                 break
-    except StorageError as error:
+    except HealthingestError as error:  # the secret for it may be gone, too
         heard.silent.append(str(error))
     if receipts:
         heard.receipts[queue.queue] = receipts
@@ -156,7 +156,7 @@ def _forget(queue: Queue, receipts: Sequence[str]) -> str | None:
             entries = [{"Id": str(number), "ReceiptHandle": receipt} for number, receipt in enumerate(some)]
             with _asking(queue) as client:
                 client.delete_message_batch(QueueUrl=queue.queue, Entries=entries)
-    except StorageError as error:
+    except HealthingestError as error:
         return str(error)
     return None
 
@@ -177,6 +177,7 @@ def state_of(queue: Queue) -> QueueState:
 
     Raises:
         StorageError: it cannot be reached.
+        SecretError: what it is to be asked with is not there.
     """
     with _asking(queue) as client:
         said = client.get_queue_attributes(QueueUrl=queue.queue, AttributeNames=["All"])["Attributes"]

@@ -52,7 +52,7 @@ class Told:
         """From a cursor's part.
 
         Raises:
-            ValueError, TypeError, AttributeError, KeyError: it is none.
+            ValueError, TypeError, AttributeError, KeyError, OverflowError: it is none.
         """
         receipts = {str(url): [str(one) for one in some] for url, some in raw["receipts"].items()}
         return cls(float(raw["listed"]), str(raw["known"]), [str(name) for name in raw["owed"]], receipts)
@@ -86,7 +86,7 @@ class Seen:
             listed = str(raw.get("listed", ""))
             read = {str(n): (int(size), int(at), str(what)) for n, (size, at, what) in recent.items()}
             told = Told.of(raw["told"]) if "told" in raw else None
-        except (ValueError, TypeError, AttributeError, KeyError):
+        except (ValueError, TypeError, AttributeError, KeyError, OverflowError):
             return cls(folder)
         found = _read(folder, ledger)
         ledger = ledger if found.size else None

@@ -67,7 +67,7 @@ finding.hear = dying
 from healthingest.definitions import *
 """
 _STEPS = ("received", "evaluated", "reserved", "created", "submitted", "stored")
-_SECONDS = 180
+_SECONDS = 300
 
 
 @pytest.fixture
@@ -127,55 +127,61 @@ def rows(home: Platform) -> list[tuple[str, str]]:
     return sorted(home.lake.audit.frame(["file_name", "status"]).rows())
 
 
+def runs_of(tmp_path: Path) -> Counter[str]:
+    """How many runs each file's key has."""
+    with dg.DagsterInstance.from_config(str(tmp_path / "dagster")) as instance:
+        return Counter(run.tags["dagster/run_key"] for run in instance.get_runs() if "dagster/run_key" in run.tags)
+
+
+def killed_at(step: str, tmp_path: Path, env: dict[str, str], put: Callable[[], None]) -> None:
+    """Start the daemon, put a file once it looks, and wait until it has died at a step of taking it."""
+    daemon = start(tmp_path, env, step)
+    try:
+        until("no tick ended", tmp_path, lambda: last_listing(tmp_path) > 0)
+        put()
+        assert daemon.wait(_SECONDS) == -signal.SIGKILL, f"it does not die at {step}"
+    finally:
+        kill(daemon)
+
+
 def test_a_daemon_killed_at_any_step_takes_every_file_exactly_once(
     home: Platform, bucket: Notifying, tmp_path: Path
 ) -> None:
     env = environment(home, tmp_path / "dagster") | {"HEALTHINGEST_INPUT": str(home.places.landing)}
     env |= {name: value for name, value in os.environ.items() if name.startswith("AWS_")}
-    settings = tmp_path / "dagster" / "dagster.yaml"  # runs die with the daemon: that shall be noticed soon
-    quick = {
-        "poll_interval_seconds: 60": "poll_interval_seconds: 2",
-        "start_timeout_seconds: 180": "start_timeout_seconds: 40",
-    }
+    settings = tmp_path / "dagster" / "dagster.yaml"
     text = settings.read_text()
-    for slow, fast in quick.items():
-        assert slow in text
-        text = text.replace(slow, fast)
-    settings.write_text(text)
-    sent: list[tuple[str, str, str]] = []
-    for number, step in enumerate(_STEPS):
-        daemon = start(tmp_path, env, step)
-        try:
-            until("no tick ended", tmp_path, lambda: last_listing(tmp_path) > 0)
-            for client, put in (("acme", bucket.put), ("globex", bucket.put_in_parts)):
-                name, member = f"{client}_2025010{number + 1}.csv", f"M{number}"
-                put(name, csv_of(line(member)))
-                sent.append((name, client, member))
-            assert daemon.wait(_SECONDS) == -signal.SIGKILL, f"it does not die at {step}"
-        finally:
-            kill(daemon)
+    assert "max_concurrent_runs: 4" in text
+    settings.write_text(text.replace("max_concurrent_runs: 4", "max_concurrent_runs: 0"))  # none dies with the daemon
+    files = {f"{client}_2025010{day}.csv": f"M{day}" for day in (1, 2, 3) for client in ("acme", "globex")}
+    for number, (step, name) in enumerate(zip(_STEPS, files, strict=True)):
+
+        def put(name: str = name, number: int = number) -> None:
+            (bucket.put_in_parts if number % 2 else bucket.put)(name, csv_of(line(files[name])))
+            bodies = bucket.take_all()
+            bucket.send(*reversed(bodies), *bodies)
+
+        killed_at(step, tmp_path, env, put)
+
     daemon = start(tmp_path, env, "")
     try:
-        until("files are missing", tmp_path, lambda: len(rows(home)) >= len(sent))
         until("messages stay", tmp_path, lambda: bucket.count() == 0)
-        time.sleep(10)  # whatever would come twice
     finally:
         kill(daemon)
+    assert sorted(runs_of(tmp_path).values()) == [1] * len(files), "each file has one run, and Dagster has it for good"
+
+    settings.write_text(text)
     list_every(home.places, bucket, "1m")
     daemon, listed = start(tmp_path, env, ""), last_listing(tmp_path)
     try:
         until("no tick ended", tmp_path, lambda: last_listing(tmp_path) > listed)
         bucket.be_silent()
         bucket.put("acme_20250109.csv", csv_of(line("M9")))
-        sent.append(("acme_20250109.csv", "acme", "M9"))
-        until("nobody listed", tmp_path, lambda: len(rows(home)) >= len(sent))
+        files["acme_20250109.csv"] = "M9"
+        until("files are missing", tmp_path, lambda: len(rows(home)) >= len(files))
     finally:
         kill(daemon)
-    assert rows(home) == sorted((name, "succeeded") for name, _, _ in sent)
-    with dg.DagsterInstance.from_config(str(tmp_path / "dagster")) as instance:
-        keys = Counter(run.tags["dagster/run_key"] for run in instance.get_runs() if "dagster/run_key" in run.tags)
-    print("runs by key:", dict(keys))
+    assert rows(home) == sorted((name, "succeeded") for name in files)
     shown = export_frame(home).select("client_id", "member_id").rows()
-    present = {(client, member) for _, client, member in sent}
-    assert sorted(shown) == sorted(present)
-    assert len(keys) == len(sent)
+    assert sorted(shown) == sorted((name.partition("_")[0], member) for name, member in files.items())
+    assert set(runs_of(tmp_path).values()) == {1}

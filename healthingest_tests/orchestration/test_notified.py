@@ -223,6 +223,9 @@ def test_while_the_queue_is_away_every_tick_lists_and_says_so(
     bucket.put("acme_20250106.csv", csv_of(line("M1")))
     found = tick(home, instance, away.cursor)
     assert names(found) == ["acme_20250106.csv"]
+    storage.write_text(settings(bucket.queue, more=", access_key_id: 'env:NOWHERE'"))
+    cursor = tick(home, instance, found.cursor).cursor
+    assert "The secret env:NOWHERE is not there" in reason(tick(home, instance, cursor))
     storage.write_text(settings(bucket.queue))
     back = tick(home, instance, found.cursor)
     heard = tick(home, instance, back.cursor)
