@@ -1,0 +1,123 @@
+"""One installation whose runs are taken to many machines: Dagster's parts apart, and deaths in the middle of a run.
+
+A machine here is a process and all its children; test_ray.py gives each a network of its own besides.
+"""
+
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import dagster as dg
+import yaml
+
+from healthingest.platform import Platform
+from healthingest_tests.conftest import install
+from healthingest_tests.distributed.crowd import CONFIGS
+from healthingest_tests.servers import environment, free_port, start, stop
+
+LOCATION = "healthingest"
+#: The step that writes silver: a run that is in it has begun and not ended.
+STEP = "process_deliveries"
+_SECONDS = 180
+
+
+@dataclass
+class Site:
+    """An installation, and what its processes are started with."""
+
+    home: Platform
+    folder: Path
+    env: dict[str, str]
+    #: Where the code server listens.
+    host: str = "127.0.0.1"
+    port: int = field(default_factory=free_port)
+
+    @property
+    def dagster_home(self) -> Path:
+        return Path(self.env["DAGSTER_HOME"])
+
+    def instance(self) -> dg.DagsterInstance:
+        return dg.DagsterInstance.from_config(str(self.dagster_home))
+
+    @contextmanager
+    def parts(self) -> Iterator[None]:
+        """Run the code server and the daemon, each a process of its own."""
+        workspace = self.folder / "workspace.yaml"
+        at = {"host": self.host, "port": self.port, "location_name": LOCATION}
+        workspace.write_text(yaml.safe_dump({"load_from": [{"grpc_server": at}]}))
+        code = ["dagster", "code-server", "start", "-m", "healthingest.definitions", "-h", self.host]
+        code += ["-p", str(self.port), "--location-name", LOCATION]
+        started = [start(code, env=self.env, cwd=self.folder)]
+        try:
+            started.append(start(["dagster-daemon", "run", "-w", str(workspace)], env=self.env, cwd=self.folder))
+            yield
+        finally:
+            stop(*started)
+
+    def said(self) -> str:
+        """The end of what all processes printed, for a test that fails."""
+        return (self.folder / "servers.log").read_text(errors="replace")[-5000:]
+
+
+def site(folder: Path, settings: str) -> Site:
+    """Make an installation of all clients below a folder, with shipped settings whose variables are set."""
+    home = install(folder, CONFIGS)
+    return Site(home, folder, environment(home, folder / "dagster", settings))
+
+
+def family(pid: int) -> list[int]:
+    """A process and all its children and theirs."""
+    found = [pid]
+    for at in found:
+        for task in Path(f"/proc/{at}/task").glob("*/children"):
+            with suppress(OSError):
+                found += [int(child) for child in task.read_text().split()]
+    return found
+
+
+def send(pids: Sequence[int], number: signal.Signals) -> None:
+    """Send a signal to processes that may be gone."""
+    for pid in pids:
+        with suppress(ProcessLookupError):
+            os.kill(pid, number)
+
+
+def kill_in_the_middle_of_a_run(instance: dg.DagsterInstance, pids: Callable[[], list[int]]) -> str:
+    """Kill all these processes while one of them is at work on a file; returns the run that died.
+
+    They are stopped first, so that the run cannot end between the look at it and the kill.
+    """
+    deadline = time.monotonic() + _SECONDS
+    while time.monotonic() < deadline:
+        for run_id, pid in _at_work(instance):
+            if pid not in (frozen := pids()):
+                continue
+            send(frozen, signal.SIGSTOP)
+            if (run_id, pid) in _at_work(instance):
+                send(frozen, signal.SIGKILL)
+                send(pids(), signal.SIGKILL)
+                return run_id
+            send(frozen, signal.SIGCONT)
+        time.sleep(0.05)
+    raise AssertionError(f"no run was at work there within {_SECONDS} s")
+
+
+def _at_work(instance: dg.DagsterInstance) -> list[tuple[str, int]]:
+    """Runs within the step that writes silver, and the processes that do."""
+    found = []
+    for run in instance.get_runs(dg.RunsFilter(statuses=[dg.DagsterRunStatus.STARTED])):
+        events = [entry.dagster_event for entry in instance.all_logs(run.run_id) if entry.dagster_event]
+        began = [e.event_type for e in events if e.step_key == STEP]
+        ended = {dg.DagsterEventType.STEP_SUCCESS, dg.DagsterEventType.STEP_FAILURE} & set(began)
+        pids = [e.engine_event_data.metadata["pid"].value for e in events if _names_a_process(e)]
+        if began and not ended and pids:
+            found.append((run.run_id, int(str(pids[-1]))))
+    return found
+
+
+def _names_a_process(event: dg.DagsterEvent) -> bool:
+    return event.event_type == dg.DagsterEventType.ENGINE_EVENT and "pid" in event.engine_event_data.metadata

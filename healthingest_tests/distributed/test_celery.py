@@ -1,0 +1,76 @@
+"""Runs on Celery's workers: sixteen files give what one process makes of them, whatever dies in the middle of a run."""
+
+import secrets
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import dagster as dg
+import pytest
+
+from healthingest_tests.distributed.crowd import (
+    embedded,
+    is_as_if_one_process_had_done_it,
+    land,
+    runs_of_one_client_followed_each_other,
+    wait_for_rows,
+    wait_for_runs,
+)
+from healthingest_tests.distributed.postgres import Postgres, postgres
+from healthingest_tests.distributed.rabbitmq import RabbitMQ, rabbitmq, require_rabbitmq
+from healthingest_tests.distributed.site import Site, family, kill_in_the_middle_of_a_run, site
+from healthingest_tests.servers import BIN, REPO, start, stop
+
+pytest.importorskip("dagster_celery")
+pytestmark = pytest.mark.server
+_WORKER = ["dagster-celery", "worker", "start", "-A", "dagster_celery.app"]
+_WORKER += ["-y", str(REPO / "deploy" / "distributed" / "worker.yaml")]
+
+
+@pytest.fixture(scope="module")
+def database() -> Iterator[Postgres]:
+    with postgres() as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def broker() -> Iterator[RabbitMQ]:
+    require_rabbitmq()
+    with rabbitmq() as found:
+        yield found
+
+
+@pytest.fixture
+def spread(database: Postgres, broker: RabbitMQ, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Site:
+    """An installation with the shipped settings for Celery, in databases and on a broker of its own."""
+    results = f"celery_{secrets.token_hex(4)}"
+    database.run(f"CREATE DATABASE {results}")
+    monkeypatch.setenv("DAGSTER_PG_URL", database.dagster_database())
+    monkeypatch.setenv("HEALTHINGEST_CELERY_BROKER", broker.url)
+    monkeypatch.setenv("HEALTHINGEST_CELERY_RESULTS", f"db+{database.url(results)}")
+    made = site(tmp_path, "distributed/dagster.celery.yaml")
+    made.env["PATH"] = f"{BIN}:{made.env['PATH']}"  # dagster-celery starts `celery`
+    return made
+
+
+def worker(at: Site, name: str) -> subprocess.Popen[bytes]:
+    return start([*_WORKER, "-n", name], env=at.env, cwd=at.folder)
+
+
+def test_a_worker_that_is_killed_in_the_middle_of_a_run_loses_and_doubles_nothing(spread: Site, tmp_path: Path) -> None:
+    land(spread.home)
+    workers = [worker(spread, name) for name in ("first", "second")]
+    try:
+        with spread.parts(), spread.instance() as instance:
+            began = time.monotonic()
+            died = kill_in_the_middle_of_a_run(instance, lambda: family(workers[0].pid))
+            killed = time.monotonic()
+            wait_for_rows(spread.home, 16, 400)
+            print(f"16 files in {time.monotonic() - began:.0f} s, {time.monotonic() - killed:.0f} s after the kill")
+            wait_for_runs(instance, 120)
+            assert instance.get_run_by_id(died).status == dg.DagsterRunStatus.FAILURE
+            assert runs_of_one_client_followed_each_other(instance) >= 17
+    finally:
+        stop(*workers)
+    is_as_if_one_process_had_done_it(spread.home, embedded(tmp_path / "other", spread.home.places.keyring))
