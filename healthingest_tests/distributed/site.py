@@ -69,6 +69,17 @@ def site(folder: Path, settings: str) -> Site:
     return Site(home, folder, environment(home, folder / "dagster", settings))
 
 
+def tell(instance: dg.DagsterInstance) -> None:
+    """Print what became of each run, and when (s after the first was made)."""
+    records = sorted(instance.get_run_records(), key=lambda record: record.create_timestamp)
+    first = records[0].create_timestamp.timestamp()
+    for record in records:
+        run, spans = record.dagster_run, [record.create_timestamp.timestamp(), record.start_time, record.end_time]
+        when = "  ".join(f"{at - first:6.1f}" if at else "     -" for at in spans)
+        again = run.parent_run_id[:8] if run.parent_run_id else ""
+        print(run.run_id[:8], when, run.status.name, run.tags.get("dagster/partition", run.job_name), again)
+
+
 def family(pid: int) -> list[int]:
     """A process and all its children and theirs."""
     found = [pid]
@@ -77,6 +88,12 @@ def family(pid: int) -> list[int]:
             with suppress(OSError):
                 found += [int(child) for child in task.read_text().split()]
     return found
+
+
+def leaves(pid: int) -> list[int]:
+    """The processes below one that have no children: of a worker, those of its runs."""
+    below = family(pid)[1:]
+    return [at for at in below if family(at) == [at]]
 
 
 def send(pids: Sequence[int], number: signal.Signals) -> None:
@@ -104,6 +121,15 @@ def kill_in_the_middle_of_a_run(instance: dg.DagsterInstance, pids: Callable[[],
             send(frozen, signal.SIGCONT)
         time.sleep(0.05)
     raise AssertionError(f"no run was at work there within {_SECONDS} s")
+
+
+def wait_for_work(instance: dg.DagsterInstance) -> list[str]:
+    """Return once runs are within the step that writes silver, and which."""
+    deadline = time.monotonic() + _SECONDS
+    while not (found := [run_id for run_id, _ in _at_work(instance)]):
+        assert time.monotonic() < deadline, f"no run was at work within {_SECONDS} s"
+        time.sleep(0.05)
+    return found
 
 
 def _at_work(instance: dg.DagsterInstance) -> list[tuple[str, int]]:

@@ -19,7 +19,15 @@ from healthingest_tests.distributed.crowd import (
 )
 from healthingest_tests.distributed.postgres import Postgres, postgres
 from healthingest_tests.distributed.rabbitmq import RabbitMQ, rabbitmq, require_rabbitmq
-from healthingest_tests.distributed.site import Site, family, kill_in_the_middle_of_a_run, site
+from healthingest_tests.distributed.site import (
+    Site,
+    family,
+    kill_in_the_middle_of_a_run,
+    leaves,
+    site,
+    tell,
+    wait_for_work,
+)
 from healthingest_tests.servers import BIN, REPO, start, stop
 
 pytest.importorskip("dagster_celery")
@@ -69,6 +77,32 @@ def test_a_worker_that_is_killed_in_the_middle_of_a_run_loses_and_doubles_nothin
             wait_for_rows(spread.home, 16, 400)
             print(f"16 files in {time.monotonic() - began:.0f} s, {time.monotonic() - killed:.0f} s after the kill")
             wait_for_runs(instance, 120)
+            tell(instance)
+            assert instance.get_run_by_id(died).status == dg.DagsterRunStatus.FAILURE
+            assert runs_of_one_client_followed_each_other(instance) >= 17
+    finally:
+        stop(*workers)
+    is_as_if_one_process_had_done_it(spread.home, embedded(tmp_path / "other", spread.home.places.keyring))
+
+
+def test_runs_whose_processes_or_whose_broker_is_killed_are_made_anew_and_what_waits_in_the_broker_waits_on(
+    spread: Site, broker: RabbitMQ, tmp_path: Path
+) -> None:
+    land(spread.home)
+    workers = [worker(spread, name) for name in ("first", "second")]
+    try:
+        with spread.parts(), spread.instance() as instance:
+            died = kill_in_the_middle_of_a_run(instance, lambda: leaves(workers[0].pid))
+            wait_for_rows(spread.home, 6, 300)
+            at_work = wait_for_work(instance)
+            broker.kill()
+            time.sleep(20)
+            print(f"{len(at_work)} runs at work: {at_work}")
+            tell(instance)
+            broker.start()
+            wait_for_rows(spread.home, 16, 400)
+            wait_for_runs(instance, 120)
+            tell(instance)
             assert instance.get_run_by_id(died).status == dg.DagsterRunStatus.FAILURE
             assert runs_of_one_client_followed_each_other(instance) >= 17
     finally:

@@ -135,7 +135,10 @@ def test_workers_and_launcher_agree_on_when_a_run_leaves_the_queue_and_no_run_ge
     worker = _settings("distributed/worker.yaml")["execution"]["config"]
     config = launcher["run_launcher"]["config"]
     assert (worker["broker"], worker["backend"]) == (config["broker"], config["backend"])
-    assert config["config_source"].items() <= worker["config_source"].items()
+    late = {name: config["config_source"][name] for name in ("task_acks_late", "task_reject_on_worker_lost")}
+    assert late.items() <= worker["config_source"].items()
+    assert set(late.values()) == {True}
+    assert worker["config_source"]["worker_cancel_long_running_tasks_on_connection_loss"]
     assert worker["config_source"]["worker_max_tasks_per_child"] == 1
     assert launcher["run_monitoring"] == {"enabled": False, "max_resume_run_attempts": 0}
 
