@@ -14,6 +14,15 @@ from typing import Self
 
 import pyspark
 
+#: Kills the process groups that it is told of once whoever tells it is gone, however that one died.
+_WATCHER = """
+import os, signal, sys
+for group in [int(line) for line in sys.stdin]:
+    try:
+        os.killpg(group, signal.SIGKILL)
+    except ProcessLookupError:
+        pass
+"""
 _HOME = Path(pyspark.__file__).parent
 _REPO = Path(__file__).resolve().parents[2]
 
@@ -67,12 +76,17 @@ class _Processes:
         self._env = os.environ | env | {"PYTHONPATH": str(_REPO), "POLARS_MAX_THREADS": "1"}
         self._folder, self._started = folder, list[subprocess.Popen[bytes]]()
         folder.mkdir(parents=True, exist_ok=True)
+        self._watcher = subprocess.Popen(
+            [sys.executable, "-c", _WATCHER], stdin=subprocess.PIPE, text=True, start_new_session=True
+        )
 
     def start(self, name: str, command: list[str], port: int | None = None) -> subprocess.Popen[bytes]:
         with (self._folder / f"{name}.log").open("wb") as log:
             done = subprocess.Popen(command, env=self._env, stdout=log, stderr=log, start_new_session=True)
         self._started.append(done)
-        ends = time.monotonic() + 90
+        assert self._watcher.stdin
+        print(done.pid, file=self._watcher.stdin, flush=True)
+        ends = time.monotonic() + 240
         while port is not None:
             with suppress(OSError):
                 socket.create_connection(("127.0.0.1", port), 1).close()
@@ -90,6 +104,8 @@ class _Processes:
             with suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
+        self._watcher.kill()  # the groups' numbers may be others' from here on
+        self._watcher.wait()
 
 
 def _free() -> int:
