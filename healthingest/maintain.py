@@ -13,6 +13,7 @@ from datetime import timedelta
 from healthingest.alerting.store import AlertStore
 from healthingest.clean_source import clean_landing
 from healthingest.consolidate import consolidate, drop_replaced
+from healthingest.engines.exchange import jobs_of
 from healthingest.erase import drop_notices
 from healthingest.errors import UsageError
 from healthingest.lake.delta import Table
@@ -24,6 +25,7 @@ from healthingest.platform import Platform
 from healthingest.privacy.spool import sweep
 from healthingest.revert import follow, is_behind
 from healthingest.silence import late_records
+from healthingest.storage.jobs import sweep_jobs
 
 #: What is kept unless told otherwise; Delta's own default for its log.
 KEEP = timedelta(days=30)
@@ -167,7 +169,7 @@ def _abandoned(platform: Platform) -> Step:
                 if path.stat().st_mtime < oldest:
                     path.unlink()
                     removed += 1
-    removed += sweep(lake.spool, _ABANDONED)
+    removed += sweep(lake.spool, _ABANDONED) + sweep_jobs(jobs_of(output))
     return Step("temporary files", removed, f"{removed} left behind by processes that died, deleted")
 
 

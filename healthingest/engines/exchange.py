@@ -6,7 +6,6 @@ open the keyring of their own environment. What whoever died leaves opens with t
 
 import os
 import pickle
-import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -18,7 +17,8 @@ from healthingest.platform import Platform
 from healthingest.privacy.keyring import Keyring
 from healthingest.privacy.keyring_file import load_keyring
 from healthingest.privacy.seal import open_value, seal_values
-from healthingest.storage.files import put, remove_tree
+from healthingest.storage.files import put
+from healthingest.storage.jobs import own_folder
 from healthingest.storage.objects import place_of
 
 
@@ -30,7 +30,7 @@ class Job:
     #: The output folder and the configs, as workers reach them too.
     output: str
     configs: str
-    #: The folder of this job's files, below the output folder.
+    #: The folder of this job's files, below `jobs_of` the output folder.
     name: str
     #: The generation that the client's tokens are made with, while its keys are being rotated.
     in_force: int | None
@@ -53,7 +53,7 @@ class Exchange:
     def __init__(self, job: Job, keyring: Keyring) -> None:
         """Of a job, with the client's keys."""
         self.job, self.keyring = job, keyring
-        self._folder = place(job.output) / "checkpoint" / "spool" / job.name
+        self._folder = jobs_of(place(job.output)) / job.name
 
     def put(self, name: str, content: Any) -> None:  # noqa: ANN401 - whatever can be pickled
         """Write a file as a whole; a task that is run again writes the same once more."""
@@ -66,24 +66,22 @@ class Exchange:
         keys = self.keyring.derive_all("bronze", self.job.client_id, "exchange", self.job.name)
         return pickle.loads(open_value(keys, (self._folder / name).read_bytes(), self._bound_to(name)))  # noqa: S301
 
-    def remove(self) -> None:
-        """Take all files away."""
-        remove_tree(self._folder)
-
     def _bound_to(self, name: str) -> bytes:
         return f"healthingest/exchange\x1f{self.job.client_id}\x1f{self.job.name}\x1f{name}".encode()
 
 
 @contextmanager
 def exchange_of(platform: Platform, client_id: str) -> Iterator[Exchange]:
-    """A new job's files, gone at the end."""
+    """A new job's files, gone at the end; those of a process that is killed go with maintenance."""
     places, in_force = platform.places, platform.keyring.in_force.get(client_id)
-    job = Job(client_id, str(places.output), str(places.configs), secrets.token_hex(8), in_force)
-    exchange = Exchange(job, platform.keyring)
-    try:
-        yield exchange
-    finally:
-        exchange.remove()
+    with own_folder(jobs_of(places.output)) as folder:
+        job = Job(client_id, str(places.output), str(places.configs), folder.name, in_force)
+        yield Exchange(job, platform.keyring)
+
+
+def jobs_of(output: Path) -> Path:
+    """Where the folders of jobs are (`storage.jobs`)."""
+    return output / "checkpoint" / "exchange"
 
 
 def place(text: str) -> Path:

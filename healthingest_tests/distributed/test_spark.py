@@ -13,6 +13,7 @@ import pytest
 from deltalake import DeltaTable
 
 from healthingest.contracts.clients import load_client
+from healthingest.engines.exchange import jobs_of
 from healthingest.errors import ConfigError, EngineError
 from healthingest.ingest import ingest, register
 from healthingest.model import Outcome
@@ -95,7 +96,7 @@ def test_a_file_on_workers_makes_the_tables_of_the_embedded_way(
     assert set(one["feed"]["_change_type"]) == {"insert", "update_preimage", "update_postimage"}
     # One commit for all buckets; nothing waits any more.
     assert there.lake.silver.version() == embedded.lake.silver.version()
-    assert not list((there.places.output / "checkpoint" / "spool").iterdir())
+    assert not list(jobs_of(there.places.output).iterdir())
 
 
 def test_a_worker_that_dies_changes_nothing(embedded: Platform, tmp_path: Path) -> None:
@@ -104,10 +105,10 @@ def test_a_worker_that_dies_changes_nothing(embedded: Platform, tmp_path: Path) 
         first, second = files()
         work(embedded, first), work(embedded, second)
         work(there, first)
-        spool, killed = there.places.output / "checkpoint" / "spool", threading.Event()
+        jobs, killed = jobs_of(there.places.output), threading.Event()
 
         def kill() -> None:
-            while not list(spool.glob("*/*.read")):  # the second file's batches lie ready: tasks are about to run
+            while not list(jobs.glob("*/*.read")):  # the second file's batches lie ready: tasks are about to run
                 time.sleep(0.005)
             for pid in _family(cluster.workers[0].pid):
                 os.kill(pid, signal.SIGKILL)
