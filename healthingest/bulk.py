@@ -3,13 +3,13 @@
 An error with one file must not keep the others out: a group that cannot be done together is done one by one.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 from typing import TypeVar
 
-from healthingest.errors import HealthingestError, UnroutableError, scrubbed, system_sentence, unexpected
+from healthingest.errors import EngineError, HealthingestError, UnroutableError, scrubbed, system_sentence, unexpected
 from healthingest.ingest import ingest_many, landed_before, record_unroutable, register, undecided
 from healthingest.landing.discovery import look, settle
 from healthingest.landing.names import printable
@@ -28,7 +28,7 @@ class Problem:
     """A file that came to no outcome, and why."""
 
     file: str
-    #: waiting, unroutable, error.
+    #: waiting, unroutable, superseded, error.
     status: str
     message: str
 
@@ -55,11 +55,16 @@ def ingest_bronze(platform: Platform, *, run_id: str, on_stage: OnFile | None = 
 
 
 def ingest_undecided(
-    platform: Platform, client_ids: Iterable[str], *, run_id: str, on_stage: OnFile | None = None
-) -> Iterator[list[Done]]:
-    """Bring what somebody registered, and died before deciding, to its end state."""
+    platform: Platform, client_ids: Iterable[str], but: Collection[str] = (), *, run_id: str,
+    on_stage: OnFile | None = None,
+) -> Iterator[list[Done]]:  # fmt: skip
+    """Bring what somebody registered, and died before deciding, to its end state.
+
+    `but`: names of files that were just tried, as the caller finds out before this is gone through.
+    """
     for client_id in client_ids:
-        for part in _parts(sorted(undecided(platform, client_id), key=lambda d: d.rank)):
+        found = [d for d in undecided(platform, client_id) if d.file_name not in but]
+        for part in _parts(sorted(found, key=lambda d: d.rank)):
             yield list(_decide(platform, part, run_id, on_stage))
 
 
@@ -128,6 +133,8 @@ def _remarked(platform: Platform, done: Done) -> Done:
 
 
 def _problem(name: str, error: BaseException) -> Problem:
+    if isinstance(error, EngineError):  # the file is not at fault, and is taken in once the engine is back
+        return Problem(name, "waiting", str(error))
     if isinstance(error, HealthingestError):
         return Problem(name, "error", str(error))
     if isinstance(error, OSError):

@@ -97,6 +97,7 @@ def _ingest(
     run_id = f"cli-{os.getpid()}"
     outcomes: list[Outcome] = []
     problems: list[dict[str, Any]] = []
+    tried: set[str] = set()
     total = len(list(platform.lake.bronze.all())) if from_bronze else len(paths)
     with telling(platform, total) as tell, progress("ingest", total) as show:
 
@@ -109,10 +110,11 @@ def _ingest(
             else ingest_paths(platform, paths, run_id=run_id, on_stage=shown)
         )
         clients = platform.lake.bronze.clients() if left else []
-        for group in chain(groups, ingest_undecided(platform, clients, run_id=run_id, on_stage=shown)):
+        for group in chain(groups, ingest_undecided(platform, clients, tried, run_id=run_id, on_stage=shown)):
             ended = [done for done in group if not isinstance(done, Problem)]
             outcomes += ended
             problems += [vars(done) for done in group if isinstance(done, Problem)]
+            tried |= {done.file for done in group if isinstance(done, Problem)}
             tell(ended)
             show("", len(group))
     return outcomes, problems

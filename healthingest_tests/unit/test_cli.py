@@ -311,6 +311,26 @@ def test_the_files_of_a_client_with_a_broken_config_wait_and_the_others_go_on(tm
     assert shell.run("ingest", "--all").code == 0
 
 
+def test_the_files_of_a_client_whose_engine_is_away_wait_and_the_others_go_on(tmp_path: Path) -> None:
+    away = 'client_id: beta\nengine: {kind: spark, remote: "sc://127.0.0.1:9", above: 2KB}\n'
+    shell = shell_in(tmp_path, acme=ACME, beta=away)
+    large = csv_of(*(line(f"M{n}") for n in range(50)))
+    for name, text in {"acme_20250106": None, "beta_20250106": large, "beta_20250107": None}.items():
+        shell.drop(f"{name}.csv", *([text] if text else []))
+    said = shell.run("ingest", "--all", "--json")
+    assert said.code == 1
+    assert [(f["file"], f["status"]) for f in said.json["files"]] == [
+        ("acme_20250106.csv", "succeeded"), ("beta_20250107.csv", "succeeded"), ("beta_20250106.csv", "waiting"),
+    ]  # fmt: skip
+    assert "Spark" in said.json["files"][2]["message"]
+    assert set(audit(shell)["status"]) == {"succeeded"}, "the file is not at fault: no failed row"
+    assert {f["state"] for f in shell.run("status", "--json").json["landing"]} == {"succeeded", "waiting"}
+    again = shell.run("ingest", "--all", "--json")
+    assert sorted(f["status"] for f in again.json["files"]) == ["succeeded", "succeeded", "waiting"], "tried once a run"
+    shell.configure("beta", ACME.replace("acme", "beta"))
+    assert shell.run("ingest", "--all").code == 0
+
+
 def test_a_file_that_is_still_being_written_waits(shell: Shell) -> None:
     shell.drop("acme_20250106.csv")
     with shell.drop("acme_20250107.csv").open("a"):
