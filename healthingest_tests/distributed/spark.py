@@ -32,6 +32,8 @@ class Cluster:
     """A running server, and the processes of its workers."""
 
     remote: str
+    #: All that were started; each leads a session of its own, in which its children are too.
+    processes: list[subprocess.Popen[bytes]]
     workers: list[subprocess.Popen[bytes]] = field(default_factory=list)
 
 
@@ -41,7 +43,7 @@ def sail(env: dict[str, str], folder: Path) -> Iterator[Cluster]:
     port = _free()
     with _Processes(env, folder) as run:
         run.start("sail", [str(Path(sys.executable).parent / "sail"), "spark", "server", "--port", str(port)], port)
-        yield Cluster(f"sc://127.0.0.1:{port}")
+        yield Cluster(f"sc://127.0.0.1:{port}", run.started)
 
 
 @contextmanager
@@ -68,13 +70,22 @@ def standalone(env: dict[str, str], folder: Path) -> Iterator[Cluster]:
         server = "org.apache.spark.sql.connect.service.SparkConnectServer"
         run.start("connect", [str(_HOME / "bin" / "spark-submit"), "--master", url, *said, "--class", server,
                               "spark-internal"], connect)  # fmt: skip
-        yield Cluster(f"sc://127.0.0.1:{connect}", workers)
+        yield Cluster(f"sc://127.0.0.1:{connect}", run.started, workers)
+
+
+def family(pid: int) -> list[int]:
+    """A process and all its children: a worker, its executor, and that one's Pythons."""
+    found = [pid]
+    for at in found:
+        for task in Path(f"/proc/{at}/task").glob("*/children"):
+            found += [int(child) for child in task.read_text().split()]
+    return found
 
 
 class _Processes:
     def __init__(self, env: dict[str, str], folder: Path) -> None:
         self._env = os.environ | env | {"PYTHONPATH": str(_REPO), "POLARS_MAX_THREADS": "1"}
-        self._folder, self._started = folder, list[subprocess.Popen[bytes]]()
+        self._folder, self.started = folder, list[subprocess.Popen[bytes]]()
         folder.mkdir(parents=True, exist_ok=True)
         self._watcher = subprocess.Popen(
             [sys.executable, "-c", _WATCHER], stdin=subprocess.PIPE, text=True, start_new_session=True
@@ -83,7 +94,7 @@ class _Processes:
     def start(self, name: str, command: list[str], port: int | None = None) -> subprocess.Popen[bytes]:
         with (self._folder / f"{name}.log").open("wb") as log:
             done = subprocess.Popen(command, env=self._env, stdout=log, stderr=log, start_new_session=True)
-        self._started.append(done)
+        self.started.append(done)
         assert self._watcher.stdin
         print(done.pid, file=self._watcher.stdin, flush=True)
         ends = time.monotonic() + 240
@@ -100,7 +111,7 @@ class _Processes:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for process in reversed(self._started):
+        for process in reversed(self.started):
             with suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
