@@ -3,6 +3,8 @@
 import os
 import shutil
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -16,12 +18,13 @@ from healthingest.contracts.clients import load_client
 from healthingest.engines.exchange import jobs_of
 from healthingest.errors import ConfigError, EngineError
 from healthingest.ingest import ingest, register
+from healthingest.maintain import maintain
 from healthingest.model import Outcome
 from healthingest.platform import Platform
-from healthingest_tests.conftest import configure, csv_of, drop, install, line
+from healthingest_tests.conftest import REPO, configure, csv_of, drop, env_of, install, line
 
 pytest.importorskip("pyspark")
-from healthingest_tests.distributed.spark import Cluster, sail, standalone
+from healthingest_tests.distributed.spark import Cluster, family, sail, standalone
 
 _BUCKETS = "client_id: acme\nsilver: {buckets: 4}\nquality: {max_invalid_ratio: 1.0}\n"
 
@@ -99,7 +102,8 @@ def test_a_file_on_workers_makes_the_tables_of_the_embedded_way(
     assert not list(jobs_of(there.places.output).iterdir())
 
 
-def test_a_worker_that_dies_changes_nothing(embedded: Platform, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["read", "rows"])
+def test_a_worker_that_dies_changes_nothing(embedded: Platform, tmp_path: Path, kind: str) -> None:
     with standalone({"HEALTHINGEST_KEYRING": str(embedded.places.keyring)}, tmp_path / "cluster") as cluster:
         there = on(embedded, tmp_path / "there", cluster)
         first, second = files()
@@ -108,9 +112,9 @@ def test_a_worker_that_dies_changes_nothing(embedded: Platform, tmp_path: Path) 
         jobs, killed = jobs_of(there.places.output), threading.Event()
 
         def kill() -> None:
-            while not list(jobs.glob("*/*.read")):  # the second file's batches lie ready: tasks are about to run
+            while not list(jobs.glob(f"*/*.{kind}")):  # what is to be checked, or merged, lies ready: tasks begin
                 time.sleep(0.005)
-            for pid in _family(cluster.workers[0].pid):
+            for pid in family(cluster.workers[0].pid):
                 os.kill(pid, signal.SIGKILL)
             killed.set()
 
@@ -123,13 +127,48 @@ def test_a_worker_that_dies_changes_nothing(embedded: Platform, tmp_path: Path) 
         assert frame.equals(other[name]), name
 
 
-def _family(pid: int) -> list[int]:
-    """A process and all its children: the worker, its executor, and that one's Pythons."""
-    found = [pid]
-    for at in found:
-        for task in Path(f"/proc/{at}/task").glob("*/children"):
-            found += [int(child) for child in task.read_text().split()]
-    return found
+_INGEST = """
+import sys
+from healthingest.ingest import ingest, register
+from healthingest.platform import Platform
+home = Platform.open()
+ingest(home, register(home, home.places.landing / sys.argv[1]), run_id="r")
+"""
+
+
+@pytest.mark.parametrize("kind", ["read", "rows"])
+def test_a_run_that_is_killed_is_made_good_by_the_next_and_leaves_nothing(
+    embedded: Platform, tmp_path: Path, kind: str
+) -> None:
+    with sail({"HEALTHINGEST_KEYRING": str(embedded.places.keyring)}, tmp_path / "cluster") as cluster:
+        there = on(embedded, tmp_path / "there", cluster)
+        first, second = files()
+        work(embedded, first), work(embedded, second)
+        work(there, first)
+        jobs, before = jobs_of(there.places.output), there.lake.silver.version()
+        run = subprocess.Popen([sys.executable, "-c", _INGEST, second], env=env_of(there.places))
+        while not list(jobs.glob(f"*/*.{kind}")):
+            assert run.poll() is None
+            time.sleep(0.005)
+        run.kill()
+        run.wait()
+        assert there.lake.silver.version() == before
+        assert list(jobs.glob("*/*")), "it left files"
+        assert work(there, second).status == "succeeded"
+    maintain(there)
+    assert not list(jobs.iterdir())
+    one, other = tables(embedded), tables(there)
+    for name, frame in one.items():
+        assert frame.equals(other[name]), name
+
+
+def test_the_benchmark_finds_the_same_rows() -> None:
+    words = ["--records", "2000", "--silver", "4000", "--buckets", "2", "--engine", "embedded", "sail"]
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.spark_engine", *words], cwd=REPO, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert "row for row those of the embedded engine" in done.stdout
 
 
 def test_a_server_that_is_not_there_leaves_the_file_waiting(home: Platform) -> None:
