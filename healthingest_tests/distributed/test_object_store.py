@@ -16,6 +16,7 @@ STORES = {"s3": seaweedfs, "az": azurite}
 ACCEPTANCE = {
     "labelled": ["unit/test_labelled.py"],
     "deliveries": ["unit/test_ingest.py"],
+    "bad input": ["orchestration/test_bad_input.py", "-k", "not stands_where_people"],  # that one reads local folders
     "histories": ["properties/test_histories.py", "-k", "sorted_order"],
     "kills": ["faults/test_kills.py"],
     "postgres": ["distributed/test_postgres.py", "-k", "killed_daemon"],
