@@ -26,7 +26,7 @@ from healthingest.storage.probe import require_usable
 
 #: Of no use elsewhere: locks, what somebody works on, the sensor's memory of the other landing zone, Dagster's files.
 _LEFT = (
-    "checkpoint/locks/*", "checkpoint/spool/*", "checkpoint/probes/*", "checkpoint/landing/*",
+    "checkpoint/locks/*", "checkpoint/spool/*", "checkpoint/exchange/*", "checkpoint/probes/*", "checkpoint/landing/*",
     "checkpoint/whereabouts.json", "bronze/*/locks/*", "dagster/*", ".*.tmp", "*/.*.tmp",
 )  # fmt: skip
 #: From this size on a file is one that is written once (data, sealed copies): its name and size say that it is there.

@@ -69,6 +69,9 @@ def test_the_old_place_is_closed_and_says_where_all_is_now(used: Platform, tmp_p
         Platform.open(used.places)
     with pytest.raises(StorageError, match="moved"):  # a process that had opened it before
         ingest(used, was, run_id="late")
+    with pytest.raises(StorageError, match="moved"):
+        relocate.copy(used, tmp_path / "elsewhere", used.places.landing, verify=False, wait=0)
+    assert not (tmp_path / "elsewhere").exists()
     assert rows(used) == audit
 
 
