@@ -82,7 +82,7 @@ def ends_as_defined(home: Platform, files: list[File]) -> None:
     change_feed_is_real(home)
 
 
-@pytest.mark.parametrize("seed", range(examples(5)))
+@pytest.mark.parametrize("seed", range(examples(3)))
 def test_processes_killed_at_any_moment_four_at_a_time_leave_nothing_that_a_further_run_does_not_mend(
     tmp_path: Path, seed: int
 ) -> None:
