@@ -53,6 +53,9 @@ def _versions(_: Places) -> Iterator[Finding]:
 
 
 def _folders(places: Places) -> Iterator[Finding]:
+    from healthingest.lake.whereabouts import require_here
+
+    require_here(places.output)
     for name, folder in (("configs", places.configs), ("landing zone", places.landing), ("output", places.output)):
         if isinstance(folder, ObjectPath):
             yield from _store(name, folder, places)

@@ -28,6 +28,7 @@ from healthingest.contracts.clients import ClientSet, fingerprint
 from healthingest.contracts.secret import secret
 from healthingest.errors import HealthingestError, UsageError, scrubbed, unexpected
 from healthingest.lake.registrations import known_clients
+from healthingest.lake.whereabouts import require_here
 from healthingest.places import Places
 
 log = logging.getLogger(__name__)
@@ -89,7 +90,9 @@ class Watch:
 
         Raises:
             BusyError, ContentionError: others are at work on the alerts for too long; nothing is lost.
+            StorageError: the installation has moved, and is watched where it is.
         """
+        require_here(self.places.output)
         now = now or datetime.now(UTC)
         clients = self._clients()
         settings, problem = settings_or_last(self.places.configs, _last_settings(self.places))

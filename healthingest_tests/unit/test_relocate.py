@@ -72,6 +72,10 @@ def test_the_old_place_is_closed_and_says_where_all_is_now(used: Platform, tmp_p
     with pytest.raises(StorageError, match="moved"):
         relocate.copy(used, tmp_path / "elsewhere", used.places.landing, verify=False, wait=0)
     assert not (tmp_path / "elsewhere").exists()
+    for words in (["doctor"], ["status"], ["alerts", "watch"]):
+        told = CliRunner().invoke(app, words, env=env_of(used.places))
+        assert told.exit_code == 1, told.output
+        assert "there/output" in told.output.replace("\n", "")
     assert rows(used) == audit
 
 
