@@ -33,6 +33,8 @@ _WAIT = 1
 _SIDE_BY_SIDE = 16
 #: Seconds until a server that does not answer is given up.
 _TIMEOUT = 5
+#: No key of S3 is longer (bytes); a longer one is refused as a mistake of who asks.
+_KEY = 1024
 #: Bucket and key.
 Object = tuple[str, str]
 
@@ -120,20 +122,24 @@ def objects_in(body: str) -> list[Object] | None:
 
 def _name(found: Object, landing: ObjectPath, client: str | None) -> str | None:
     """The name of an object that is a file right in the landing zone, and the client's, if one is asked for."""
-    prefix = f"{landing.key}/" if landing.key else ""
-    name = found[1].removeprefix(prefix)
-    if not found[1].startswith(prefix) or "/" in name or name in {"", ".", ".."}:
+    key, prefix = found[1], _prefix(landing)
+    name = key.removeprefix(prefix)
+    if not key.startswith(prefix) or "/" in name or name in {"", ".", ".."} or len(key.encode(errors="replace")) > _KEY:
         return None
     return name if client in {None, named_client(name)} else None
+
+
+def _prefix(landing: ObjectPath) -> str:
+    return f"{landing.key}/" if landing.key else ""
 
 
 def _remarks(queue: Queue, landing: ObjectPath, elsewhere: int, strange: int) -> Iterator[str]:
     if elsewhere:
         whose = f"files of {queue.client} in the landing zone" if queue.client else "files in the landing zone"
-        prefix = f"{landing.key}/{queue.client + '_' if queue.client else ''}"
+        prefix = _prefix(landing) + (f"{queue.client}_" if queue.client else "")
         yield (
             f"{elsewhere} messages of the queue {queue.name} tell of other objects than {whose} and are deleted; give "
-            f"the bucket's notification the prefix {prefix}."
+            f"the bucket's notification the prefix {prefix or 'that is theirs'}."
         )
     if strange:
         yield (

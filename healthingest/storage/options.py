@@ -1,4 +1,4 @@
-"""How object stores are reached: `client_configs/storage.yaml`, typed, over what the environment says.
+"""How object stores, and queues that tell of them, are reached: `client_configs/storage.yaml` over the environment.
 
 Without the file the usual variables count (AWS_*, AZURE_*, GOOGLE_*), and what each cloud's machines are given. One
 set of options goes to delta-rs, polars and obstore alike: all three stand on the object_store library of Apache Arrow

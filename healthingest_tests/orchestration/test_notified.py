@@ -5,6 +5,8 @@ import random
 import shutil
 import time
 from collections.abc import Iterator
+from dataclasses import replace
+from datetime import date
 from pathlib import Path
 
 import dagster as dg
@@ -207,8 +209,28 @@ def test_an_object_that_is_gone_before_the_tick_changes_nothing(
     cursor = listed(home, instance)
     bucket.put("acme_20250106.csv", csv_of(line("M1")))
     bucket.s3.delete_object(Bucket=bucket.bucket, Key="input/raw/acme_20250106.csv")
+    for name in ("x\n.csv", "\ud800.csv", "%00", "a" * 2_000):
+        bucket.send(json.dumps(event(bucket.bucket, f"input/raw/{name}")))
     data = tick(home, instance, cursor)
     assert (names(data), reason(data)) == ([], "Nothing new in the landing zone.")
+    tick(home, instance, data.cursor)
+    assert bucket.count() == 0
+
+
+def event(bucket: str, key: str, name: str = "ObjectCreated:Put") -> dict[str, object]:
+    """A message as S3 sends it."""
+    return {"Records": [{"eventName": name, "s3": {"bucket": {"name": bucket}, "object": {"key": key}}}]}
+
+
+def test_a_file_that_led_nowhere_comes_without_a_message_once_it_would_lead_somewhere(
+    home: Platform, bucket: Notifying, instance: dg.DagsterInstance
+) -> None:
+    cursor = listed(home, instance)
+    bucket.put("acme_20140106.csv", csv_of(line("M1")))
+    nowhere = tick(home, instance, cursor)
+    assert "before 2015-01-01, the first day" in reason(nowhere)
+    later = Platform.open(replace(home.places, first_date=date(2014, 1, 1)))
+    assert names(tick(later, instance, nowhere.cursor)) == ["acme_20140106.csv"]
 
 
 def test_while_the_queue_is_away_every_tick_lists_and_says_so(
@@ -349,10 +371,8 @@ def test_in_any_history_of_messages_and_dying_ticks_each_file_gets_its_run_once(
     ("body", "objects"),
     [
         ({"Service": "Amazon S3", "Event": "s3:TestEvent", "Bucket": "b"}, []),
-        ({"Records": [{"eventName": "ObjectCreated:Copy",
-                       "s3": {"bucket": {"name": "b"}, "object": {"key": "a+%2B"}}}]}, [("b", "a +")]),
-        ({"Records": [{"eventName": "s3:ObjectCreated:Put", "s3": {"bucket": {"name": "b"}, "object": {"key": "k"}}}]},
-         [("b", "k")]),
+        (event("b", "a+%2B", "ObjectCreated:Copy"), [("b", "a +")]),
+        (event("b", "k", "s3:ObjectCreated:Put"), [("b", "k")]),
         ({"Records": [{"eventName": "ObjectRemoved:Delete", "s3": {}}]}, []),
         ({"source": "aws.s3", "detail-type": "Object Created",
           "detail": {"bucket": {"name": "b"}, "object": {"key": "a+b c"}}}, [("b", "a+b c")]),
