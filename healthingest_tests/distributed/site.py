@@ -17,12 +17,12 @@ import yaml
 from healthingest.platform import Platform
 from healthingest_tests.conftest import install
 from healthingest_tests.distributed.crowd import CONFIGS
-from healthingest_tests.servers import environment, free_port, start, stop
+from healthingest_tests.servers import BIN, environment, free_port, start, stop
 
 LOCATION = "healthingest"
 #: The step that writes silver: a run that is in it has begun and not ended.
 STEP = "process_deliveries"
-_SECONDS = 180
+_SECONDS = 400
 
 
 @dataclass
@@ -66,7 +66,9 @@ class Site:
 def site(folder: Path, settings: str) -> Site:
     """Make an installation of all clients below a folder, with shipped settings whose variables are set."""
     home = install(folder, CONFIGS)
-    return Site(home, folder, environment(home, folder / "dagster", settings))
+    env = environment(home, folder / "dagster", settings)
+    # Celery and Ray start `celery` and `dagster` by their names, as the shipped units do.
+    return Site(home, folder, env | {"PATH": f"{BIN}:{env['PATH']}"})
 
 
 def tell(instance: dg.DagsterInstance) -> None:
@@ -103,23 +105,34 @@ def send(pids: Sequence[int], number: signal.Signals) -> None:
             os.kill(pid, number)
 
 
-def kill_in_the_middle_of_a_run(instance: dg.DagsterInstance, pids: Callable[[], list[int]]) -> str:
-    """Kill all these processes while one of them is at work on a file; returns the run that died.
+def kill_in_the_middle_of_a_run(
+    instance: dg.DagsterInstance, machines: Sequence[Callable[[], list[int]]]
+) -> tuple[str, int]:
+    """Kill the processes of a machine while one of them is at work on a file.
 
     They are stopped first, so that the run cannot end between the look at it and the kill.
+
+    Args:
+        instance: where the runs are.
+        machines: for each that may die, what tells its processes.
+
+    Returns:
+        The run that died, and which of the machines did.
     """
     deadline = time.monotonic() + _SECONDS
     while time.monotonic() < deadline:
         for run_id, pid in _at_work(instance):
-            if pid not in (frozen := pids()):
-                continue
-            send(frozen, signal.SIGSTOP)
-            if (run_id, pid) in _at_work(instance):
-                send(frozen, signal.SIGKILL)
-                send(pids(), signal.SIGKILL)
-                return run_id
-            send(frozen, signal.SIGCONT)
+            for number, pids in enumerate(machines):
+                if pid not in (frozen := pids()):
+                    continue
+                send(frozen, signal.SIGSTOP)
+                if (run_id, pid) in _at_work(instance):
+                    send(frozen, signal.SIGKILL)
+                    send(pids(), signal.SIGKILL)
+                    return run_id, number
+                send(frozen, signal.SIGCONT)
         time.sleep(0.05)
+    tell(instance)
     raise AssertionError(f"no run was at work there within {_SECONDS} s")
 
 
