@@ -25,7 +25,7 @@ from healthingest_tests.distributed.crowd import (
 )
 from healthingest_tests.distributed.machines import Machine, machines
 from healthingest_tests.distributed.postgres import postgres
-from healthingest_tests.distributed.site import Site, kill_in_the_middle_of_a_run, site, tell
+from healthingest_tests.distributed.site import Site, kill_in_the_middle_of_a_run, site, tell, wait_for_work
 from healthingest_tests.servers import REPO, start
 
 pytest.importorskip("dagster_ray")
@@ -116,5 +116,26 @@ def test_a_node_that_is_killed_in_the_middle_of_a_run_loses_and_doubles_nothing(
         # The same run went on at the other node, and did not begin anew.
         assert instance.count_resume_run_attempts(died) == 1
         assert instance.get_run_by_id(died).status == dg.DagsterRunStatus.SUCCESS
+        assert runs_of_one_client_followed_each_other(instance) >= 16
+    is_as_if_one_process_had_done_it(at.home, embedded(folder / "other", at.home.places.keyring))
+
+
+def test_a_head_that_dies_and_comes_back_without_memory_loses_and_doubles_nothing(
+    cluster: Cluster, folder: Path
+) -> None:
+    at = cluster.site
+    land(at.home)
+    with at.parts(), at.instance() as instance:
+        wait_for_rows(at.home, 3, 600)
+        at_work = wait_for_work(instance)
+        cluster.head.kill()
+        killed = time.monotonic()
+        time.sleep(20)  # runs are due meanwhile
+        tell(instance)
+        cluster.start(cluster.head)
+        wait_for_rows(at.home, 16, 900)
+        print(f"16 files {time.monotonic() - killed:.0f} s after the kill, {len(at_work)} runs being at work")
+        wait_for_runs(instance, 300)
+        tell(instance)
         assert runs_of_one_client_followed_each_other(instance) >= 16
     is_as_if_one_process_had_done_it(at.home, embedded(folder / "other", at.home.places.keyring))
