@@ -41,6 +41,19 @@ class Postgres(NamedTuple):
             for statement in statements:
                 cursor.execute(statement)
 
+    @contextlib.contextmanager
+    def shut(self, *databases: str) -> Iterator[None]:
+        """Cut all connections to databases and take no new ones, as while their server is away."""
+        for name in databases:
+            self.run(
+                f"ALTER DATABASE {name} ALLOW_CONNECTIONS false",
+                f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}'",
+            )
+        try:
+            yield
+        finally:
+            self.run(*(f"ALTER DATABASE {name} ALLOW_CONNECTIONS true" for name in databases))
+
     def dagster_database(self, *, in_utc: bool = True) -> str:
         """Make a database as docs/distributed.md says, and return its URL for Dagster."""
         name = f"dagster_{secrets.token_hex(4)}"

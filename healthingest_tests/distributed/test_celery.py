@@ -4,6 +4,7 @@ import secrets
 import subprocess
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import dagster as dg
@@ -28,11 +29,11 @@ from healthingest_tests.distributed.site import (
     tell,
     wait_for_work,
 )
-from healthingest_tests.servers import BIN, REPO, start, stop
+from healthingest_tests.servers import REPO, start, stop
 
 pytest.importorskip("dagster_celery")
 pytestmark = pytest.mark.server
-_WORKER = ["dagster-celery", "worker", "start", "-A", "dagster_celery.app"]
+_WORKER = ["dagster-celery", "worker", "start", "-A", "healthingest.orchestration.celery_app"]
 _WORKER += ["-y", str(REPO / "deploy" / "distributed" / "worker.yaml")]
 
 
@@ -57,9 +58,7 @@ def spread(database: Postgres, broker: RabbitMQ, tmp_path: Path, monkeypatch: py
     monkeypatch.setenv("DAGSTER_PG_URL", database.dagster_database())
     monkeypatch.setenv("HEALTHINGEST_CELERY_BROKER", broker.url)
     monkeypatch.setenv("HEALTHINGEST_CELERY_RESULTS", f"db+{database.url(results)}")
-    made = site(tmp_path, "distributed/dagster.celery.yaml")
-    made.env["PATH"] = f"{BIN}:{made.env['PATH']}"  # dagster-celery starts `celery`
-    return made
+    return site(tmp_path, "distributed/dagster.celery.yaml")
 
 
 def worker(at: Site, name: str) -> subprocess.Popen[bytes]:
@@ -72,9 +71,9 @@ def test_a_worker_that_is_killed_in_the_middle_of_a_run_loses_and_doubles_nothin
     try:
         with spread.parts(), spread.instance() as instance:
             began = time.monotonic()
-            died = kill_in_the_middle_of_a_run(instance, lambda: family(workers[0].pid))
+            died, _ = kill_in_the_middle_of_a_run(instance, [partial(family, at.pid) for at in workers])
             killed = time.monotonic()
-            wait_for_rows(spread.home, 16, 400)
+            wait_for_rows(spread.home, 16, 900)
             print(f"16 files in {time.monotonic() - began:.0f} s, {time.monotonic() - killed:.0f} s after the kill")
             wait_for_runs(instance, 120)
             tell(instance)
@@ -92,19 +91,41 @@ def test_runs_whose_processes_or_whose_broker_is_killed_are_made_anew_and_what_w
     workers = [worker(spread, name) for name in ("first", "second")]
     try:
         with spread.parts(), spread.instance() as instance:
-            died = kill_in_the_middle_of_a_run(instance, lambda: leaves(workers[0].pid))
-            wait_for_rows(spread.home, 6, 300)
+            died, _ = kill_in_the_middle_of_a_run(instance, [partial(leaves, at.pid) for at in workers])
+            wait_for_rows(spread.home, 6, 600)
             at_work = wait_for_work(instance)
             broker.kill()
             time.sleep(20)
             print(f"{len(at_work)} runs at work: {at_work}")
             tell(instance)
             broker.start()
-            wait_for_rows(spread.home, 16, 400)
+            wait_for_rows(spread.home, 16, 900)
             wait_for_runs(instance, 120)
             tell(instance)
             assert instance.get_run_by_id(died).status == dg.DagsterRunStatus.FAILURE
             assert runs_of_one_client_followed_each_other(instance) >= 17
+    finally:
+        stop(*workers)
+    is_as_if_one_process_had_done_it(spread.home, embedded(tmp_path / "other", spread.home.places.keyring))
+
+
+def test_a_database_that_is_away_in_the_middle_of_runs_loses_and_doubles_nothing_and_no_run_hangs(
+    spread: Site, database: Postgres, tmp_path: Path
+) -> None:
+    land(spread.home)
+    workers = [worker(spread, name) for name in ("first", "second")]
+    try:
+        with spread.parts(), spread.instance() as instance:
+            wait_for_rows(spread.home, 3, 600)
+            at_work = wait_for_work(instance)
+            own = [spread.env[name].rpartition("/")[2] for name in ("DAGSTER_PG_URL", "HEALTHINGEST_CELERY_RESULTS")]
+            with database.shut(*own):
+                time.sleep(20)
+            print(f"{len(at_work)} runs at work: {at_work}")
+            wait_for_rows(spread.home, 16, 900)
+            wait_for_runs(instance, 300)
+            tell(instance)
+            assert runs_of_one_client_followed_each_other(instance) >= 16
     finally:
         stop(*workers)
     is_as_if_one_process_had_done_it(spread.home, embedded(tmp_path / "other", spread.home.places.keyring))
