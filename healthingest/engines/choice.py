@@ -1,7 +1,7 @@
 """Which engine works on a delivery: what its client's YAML says now, whatever the delivery is pinned to."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from healthingest.lake.rewrite import Changes
@@ -33,16 +33,19 @@ def merging(
 ) -> Iterator[Changes]:
     """What gathers the changes that deliveries of one client make to silver, and commits them."""
     remote = _remote(platform, deliveries)
-    with ExitStack() as opened:
-        if remote is None or silver.partition_by[-1] != "_bucket":  # rows that move between dates meet in no worker
-            yield opened.enter_context(silver.change(snapshot))
-            return
-        from healthingest.engines.exchange import exchange_of
-        from healthingest.engines.spark import Merge, session_of
+    if remote is None or silver.partition_by[-1] != "_bucket":  # rows that move between dates meet in no worker
+        with silver.change(snapshot) as here:
+            yield here
+        return
+    from healthingest.engines.exchange import exchange_of
+    from healthingest.engines.spark import Merge, session_of
 
-        spark = opened.enter_context(session_of(remote))
-        exchange = opened.enter_context(exchange_of(platform, snapshot.client_id))
-        yield opened.enter_context(Merge(spark, exchange, silver, snapshot))
+    with (
+        session_of(remote) as spark,
+        exchange_of(platform, snapshot.client_id) as exchange,
+        Merge(spark, exchange, silver, snapshot) as there,
+    ):
+        yield there
 
 
 def _remote(platform: Platform, deliveries: Sequence[Delivery]) -> str | None:

@@ -16,7 +16,7 @@ from healthingest.contracts.clients import Client
 from healthingest.engines.exchange import Job, place
 from healthingest.errors import PermanentError, scrubbed, unexpected
 from healthingest.lake.bronze import Bronze
-from healthingest.lake.rewrite import merge_part
+from healthingest.lake.buckets import merge_part
 from healthingest.model import Delivery
 from healthingest.records.check import check_batch
 from healthingest.storage.files import options_of
@@ -52,10 +52,9 @@ def merge_bucket(job: Job, path: str, version: int, told: bool, rows: pa.Table) 
 
     def merge() -> str:
         root, exchange = place(path), job.exchange()
-        partition = {"client_id": job.client_id, "_bucket": str(bucket)}
         table = DeltaTable(str(root), version=version, storage_options=options_of(root))
         frames = (exchange.get(name) for name in sorted(rows["name"].to_pylist()))
-        return json.dumps(merge_part(root, table, partition, frames, told=told))
+        return json.dumps(merge_part(root, table, {"client_id": job.client_id}, bucket, frames, told=told))
 
     return pa.Table.from_pylist([_done(bucket, merge)], schema=SAID)
 

@@ -8,7 +8,7 @@ each row of it (docs/decisions/0011). Here a file is read, changed and written a
 
 import json
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, Self
@@ -56,8 +56,23 @@ def files_in(table: DeltaTable, partition: Mapping[str, str]) -> list[DataFile]:
     ]
 
 
+def types_of(table: DeltaTable, partition: Collection[str]) -> dict[str, pl.DataType]:
+    """The columns that the table's files hold, without those of the partition."""
+    return {n: t for n, t in pl.scan_delta(table).collect_schema().items() if n not in partition}
+
+
+@dataclass(frozen=True)
+class Known:
+    """What was looked up for several parts of a table at once."""
+
+    #: As `types_of` gives them.
+    types: dict[str, pl.DataType]
+    #: As `files_in` gives them for the part's partition.
+    files: Callable[[], Sequence[DataFile]]
+
+
 class Changes(Protocol):
-    """What gathers changes and commits them at once: a `Rewrite`, or several that other machines do."""
+    """What gathers changes and commits them at once: a `Rewrite`, or several, here or on other machines."""
 
     def add(self, rows: pl.DataFrame) -> None:
         """Take further changes in."""
@@ -75,7 +90,7 @@ class Rewrite:
 
     def __init__(
         self, root: Path, table: DeltaTable, partition: Mapping[str, str], *, key: str, bounds: str,
-        spread: Mapping[str, pl.Expr] | None = None,
+        spread: Mapping[str, pl.Expr] | None = None, known: Known | None = None,
     ) -> None:  # fmt: skip
         """`table` is the handle that the changes were compared with; `bounds` the column whose range the log shows.
 
@@ -83,9 +98,8 @@ class Rewrite:
         """
         self._root, self._table, self._partition = root, table, partition
         self._key, self._bounds, self._spread = key, bounds, spread or {}
-        #: Whether a row's key says where it is: then files elsewhere need not be looked into.
-        self._placed = all(set(place.meta.root_names()) == {key} for place in self._spread.values())
-        self._types = {n: t for n, t in pl.scan_delta(table).collect_schema().items() if n not in partition}
+        self._known = known or Known(types_of(table, partition), lambda: files_in(table, partition))
+        self._types = self._known.types
         self._columns = list(self._types)
         self._new: list[pl.DataFrame] = []
         self._changed: list[pl.DataFrame] = []
@@ -105,8 +119,24 @@ class Rewrite:
             self._new.append(new)
         if new.height < rows.height:
             self._changed.append(rows.filter(pl.col("_change") != NEW))
-        if sum(part.height for part in self._new) >= FILE_ROWS:
-            self._write_new()
+        if self.waiting >= FILE_ROWS:
+            self.write_new()
+
+    @property
+    def waiting(self) -> int:
+        """New rows that are not written yet."""
+        return sum(part.height for part in self._new)
+
+    @property
+    def changes(self) -> bool:
+        """Whether anything but new rows was added."""
+        return bool(self._changed)
+
+    def write_new(self) -> None:
+        """Write the new rows that wait, and publish nothing."""
+        if self._new:
+            rows, self._new = pl.concat(self._new), []
+            self._new_files += self._write(rows)
 
     def commit(self, transactions: Mapping[str, int], metadata: Mapping[str, str], *, blind: bool = False) -> int:
         """Publish everything that was added, with transactions and metadata; the new version.
@@ -142,7 +172,7 @@ class Rewrite:
         try:
             if self._changed:
                 self._change(pl.concat(self._changed))
-            self._write_new()
+            self.write_new()
             if self._changed or told:
                 self._tell_new()
         except BaseException:
@@ -170,7 +200,7 @@ class Rewrite:
             raise AccountingError("A row would be changed twice by one commit; nothing of it was published.")
         # Rows that go to other partitions are written last, together.
         moved: list[pl.DataFrame] = []
-        for file in self._files_of(changed):
+        for file in self._known.files():
             if not left.height:
                 break
             touched = self._read(file, [self._key]).join(left, on=self._key, how="semi")
@@ -193,14 +223,6 @@ class Rewrite:
                 scan_parquet(path, hive_partitioning=False).collect().with_columns(pl.lit("insert").alias(_CHANGE_TYPE))
             )
             self._actions.append({"cdc": self._written_to("_change_data/", told, partition) | {"dataChange": False}})
-
-    def _files_of(self, changed: pl.DataFrame) -> list[DataFile]:
-        """The files that may hold the rows to change."""
-        files = files_in(self._table, self._partition)
-        if not self._spread or not self._placed:
-            return files
-        places = {tuple(map(str, row)) for row in changed.select(*self._spread.values()).unique().iter_rows()}
-        return [file for file in files if tuple(file.partition[c] for c in self._spread) in places]
 
     def _rewrite(self, file: DataFile, changed: pl.DataFrame, expected: int, moved: list[pl.DataFrame]) -> None:
         rows = self._read(file, self._columns)
@@ -231,7 +253,7 @@ class Rewrite:
     def _taken_along(self, rows: int, file: DataFile) -> pl.DataFrame:
         """New rows that go into a file of so many rows that is written anyway: a few need no file of their own."""
         none = pl.DataFrame(schema={name: self._types[name] for name in self._columns})
-        if rows + sum(part.height for part in self._new) > FILE_ROWS:
+        if rows + self.waiting > FILE_ROWS:
             return none
         taken, self._new = self._new, []
         if self._spread:
@@ -252,11 +274,6 @@ class Rewrite:
 
     def _aligned(self, rows: pl.LazyFrame, columns: list[str], *more: str) -> pl.LazyFrame:
         return aligned(rows, {name: self._types[name] for name in columns}, *more)
-
-    def _write_new(self) -> None:
-        if self._new:
-            rows, self._new = pl.concat(self._new), []
-            self._new_files += self._write(rows)
 
     def _write(self, rows: pl.DataFrame) -> list[tuple[Path, Mapping[str, str]]]:
         """A file for each partition that the rows are of, unless there are none; the files, with their partitions."""
@@ -296,23 +313,6 @@ class Rewrite:
         # Level 1: as small as level 3 here, in a third of the time.
         write_parquet(rows, path, compression="zstd", compression_level=1, statistics=False)
         return {"path": relative, "partitionValues": partition, "size": path.stat().st_size, "dataChange": True}
-
-
-def merge_part(
-    root: Path, table: DeltaTable, partition: Mapping[str, str], frames: Iterable[pl.DataFrame], *, told: bool
-) -> list[dict[str, Any]]:
-    """Write what frames (as `Rewrite.add` takes them) change in one partition of silver; the actions that publish it.
-
-    `told`: as in `Rewrite.prepare`.
-    """
-    rewrite = Rewrite(root, table, partition, key="member_token", bounds="_sequence")
-    try:
-        for rows in frames:
-            rewrite.add(rows)
-        return rewrite.prepare(told=told)
-    except BaseException:
-        rewrite.abandon()
-        raise
 
 
 def _where(rows: pl.DataFrame, mask: pl.Series) -> pl.DataFrame:

@@ -18,6 +18,7 @@ from healthingest.contracts.clients import Layout
 from healthingest.contracts.contract import Contract
 from healthingest.errors import PermanentError
 from healthingest.lake.bronze import Bronze
+from healthingest.lake.buckets import Buckets
 from healthingest.lake.delta import ZSTD, Table, commit, delta_schema, open_table, retry
 from healthingest.lake.reverts import is_odd
 from healthingest.lake.rewrite import Changes, Rewrite, files_in
@@ -192,9 +193,11 @@ class Silver(Table):
         """
         return Snapshot(retry(lambda: self._with_columns(contract)), client_id)
 
-    def change(self, snapshot: Snapshot) -> Rewrite:
+    def change(self, snapshot: Snapshot) -> Rewrite | Buckets:
         """Gather changes to a client's rows: frames with silver's columns and `_change` (NEW, CHANGED or GONE)."""
         partition, spread = self._scope(snapshot)
+        if "_bucket" in spread:
+            return Buckets(self.path, snapshot.table, partition, spread["_bucket"])
         return Rewrite(self.path, snapshot.table, partition, key="member_token", bounds="_sequence", spread=spread)
 
     def buckets_of(self, snapshot: Snapshot) -> int:
