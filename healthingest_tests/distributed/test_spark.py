@@ -12,7 +12,6 @@ from pathlib import Path
 
 import polars as pl
 import pytest
-from deltalake import DeltaTable
 
 from healthingest.contracts.clients import load_client
 from healthingest.engines.exchange import jobs_of
@@ -21,7 +20,9 @@ from healthingest.ingest import ingest, register
 from healthingest.maintain import maintain
 from healthingest.model import Outcome
 from healthingest.platform import Platform
+from healthingest.storage.objects import ObjectPath
 from healthingest_tests.conftest import REPO, configure, csv_of, drop, env_of, install, line
+from healthingest_tests.stores import BUCKET, seaweedfs
 
 pytest.importorskip("pyspark")
 from healthingest_tests.distributed.spark import Cluster, family, sail, standalone
@@ -54,7 +55,7 @@ def tables(home: Platform) -> dict[str, pl.DataFrame]:
         ]
         return kept.select(sorted(kept.columns)).sort(keys)
 
-    feed = pl.DataFrame(DeltaTable(str(home.lake.silver.path)).load_cdf(starting_version=0).read_all())
+    feed = pl.DataFrame(home.lake.silver.snapshot().load_cdf(starting_version=0).read_all())
     frames = {
         "silver": rows(home.lake.silver.frame()), "quarantine": rows(home.lake.quarantine.frame(), "sealed_record"),
         "audit": rows(home.lake.audit.frame()), "feed": rows(feed),
@@ -100,6 +101,26 @@ def test_a_file_on_workers_makes_the_tables_of_the_embedded_way(
     # One commit for all buckets; nothing waits any more.
     assert there.lake.silver.version() == embedded.lake.silver.version()
     assert not list(jobs_of(there.places.output).iterdir())
+
+
+def test_workers_reach_an_object_store_as_they_reach_a_folder(
+    embedded: Platform, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with seaweedfs(tmp_path / "weed") as store:
+        for name, value in (store | {"HEALTHINGEST_TEST_STORE": f"s3://{BUCKET}"}).items():
+            monkeypatch.setenv(name, value)
+        shutil.copytree(embedded.places.keyring.parent, tmp_path / "there" / "keys")
+        there = install(tmp_path / "there", {"acme": _BUCKETS})
+        assert isinstance(there.places.output, ObjectPath)
+        with sail({"HEALTHINGEST_KEYRING": str(there.places.keyring)}, tmp_path / "cluster") as cluster:
+            there = configure(there, f'{_BUCKETS}engine: {{kind: spark, remote: "{cluster.remote}"}}\n')
+            for name, text in files().items():
+                drop(there, name, text)
+                assert work(embedded, name).status == work(there, name).status == "succeeded"
+        one, other = tables(embedded), tables(there)
+        for name, frame in one.items():
+            assert frame.equals(other[name]), name
+        assert not [place for place in jobs_of(there.places.output).rglob("*") if place.is_file()]
 
 
 @pytest.mark.parametrize("kind", ["read", "rows"])
