@@ -25,7 +25,7 @@ from benchmarks.measure import Measured, child, install, machine_line, workplace
 _ENGINES = ("embedded", "sail", "spark")
 _FIRST, _SECOND = "acme_20250106.csv", "acme_20250107.csv"
 _MIB = 2**20
-_PAGE = os.sysconf("SC_PAGE_SIZE")
+_PAGE, _TICKS = os.sysconf("SC_PAGE_SIZE"), os.sysconf("SC_CLK_TCK")
 
 
 def main() -> int:
@@ -132,7 +132,9 @@ def _figures(took: Measured) -> dict[str, Any]:
 
 def _line(name: str, figures: dict[str, Any]) -> str:
     counts = ", ".join(f"{figures['counts'][n]:,} {n}" for n in ("rejected", "inserted", "updated", "unchanged"))
-    peaks = "".join(f", {what} {peak:,.0f} MiB" for what, peak in figures.get("peaks", {}).items())
+    used: dict[str, float] = dict(figures.get("peaks", {}))
+    cluster = f", the cluster's CPU {used.pop('CPU s'):.1f} s" if "CPU s" in used else ""
+    peaks = cluster + "".join(f", {what} {peak:,.0f} MiB" for what, peak in used.items())
     return (
         f"{name:10} {figures['status']}, {counts}: {figures['wall']:.1f} s, own CPU {figures['cpu']:.1f} s, own peak "
         f"{figures['rss']:,.0f} MiB{peaks}; load of the machine {figures['load']:.1f}"
@@ -144,14 +146,19 @@ def _line(name: str, figures: dict[str, Any]) -> str:
 
 @contextmanager
 def _watched(sessions: set[int]) -> Iterator[dict[str, float]]:
-    """The greatest memory (RSS summed over processes, MiB) that the cluster's processes had at a time, by kind."""
+    """The greatest memory (RSS summed over processes, MiB) that the cluster's processes had at a time, by kind.
+
+    And their CPU seconds, but for those of a process that ended within a quarter of a second.
+    """
     peaks: dict[str, float] = {}
+    spent: dict[int, float] = {}
     over = threading.Event()
 
     def look() -> None:
         while not over.wait(0.25):
             sums: dict[str, float] = {}
-            for name, size in _processes(sessions):
+            for pid, name, seconds, size in _processes(sessions):
+                spent[pid] = seconds
                 kind = {"java": "JVMs", "sail": "Sail"}.get(name, "Python workers")
                 sums[kind] = sums.get(kind, 0.0) + size / _MIB
             sums |= {"cluster": sum(sums.values())}
@@ -165,10 +172,11 @@ def _watched(sessions: set[int]) -> Iterator[dict[str, float]]:
     finally:
         over.set()
         thread.join()
+        peaks["CPU s"] = sum(spent.values())
 
 
-def _processes(sessions: set[int]) -> Iterator[tuple[str, int]]:
-    """Name and memory (bytes) of each process of some sessions."""
+def _processes(sessions: set[int]) -> Iterator[tuple[int, str, float, int]]:
+    """Number, name, CPU seconds and memory (bytes) of each process of some sessions."""
     for stat in Path("/proc").glob("[0-9]*/stat"):
         try:
             name, _, rest = stat.read_text().partition("(")[2].rpartition(")")
@@ -176,7 +184,7 @@ def _processes(sessions: set[int]) -> Iterator[tuple[str, int]]:
             continue
         fields = rest.split()
         if int(fields[3]) in sessions:
-            yield name, int(fields[21]) * _PAGE
+            yield int(stat.parent.name), name, (int(fields[11]) + int(fields[12])) / _TICKS, int(fields[21]) * _PAGE
 
 
 @contextmanager
