@@ -58,11 +58,13 @@ def _require_encrypted(place: ObjectPath, options: dict[str, str]) -> None:
         return
     found = _encryption_of(place, options)
     key = options.get("aws_sse_kms_key_id")
-    if found[0] != wanted or (key and not (found[1] or "").endswith(key.rpartition("/")[2])):
+    other_key = key and not (found[1] or "").endswith(key.rpartition("/")[2])
+    if found[0] != wanted or other_key:
         place.unlink(missing_ok=True)
+        done = f"{found[0]} by another key, or none" if found[0] and other_key else found[0] or "nothing"
         raise StorageError(
-            f"The store of {place.parts[1]} was told to encrypt by {wanted} and answers {found[0] or 'nothing'}; set "
-            "the bucket's encryption, or another key, before data goes there."
+            f"The store of {place.parts[1]} was told to encrypt by {wanted} and answers {done}; set the bucket's "
+            "encryption, or another key, before data goes there."
         )
 
 

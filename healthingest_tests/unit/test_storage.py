@@ -26,9 +26,10 @@ from healthingest.platform import Platform
 from healthingest.storage.files import put, put_new, remove_tree
 from healthingest.storage.objects import ObjectPath, place_of
 from healthingest.storage.options import load_stores, options_for
+from healthingest.storage.probe import require_usable
 from healthingest_tests.conftest import csv_of, deliver, env_of, install, line
 from healthingest_tests.histories import change_feed_is_real
-from healthingest_tests.stores import BUCKET, rclone, seaweedfs
+from healthingest_tests.stores import BUCKET, moto, rclone, seaweedfs
 
 
 @pytest.fixture(scope="module")
@@ -210,14 +211,27 @@ def test_a_store_that_makes_objects_twice_is_refused(tmp_path: Path, monkeypatch
 
 
 def test_a_store_that_does_not_encrypt_as_it_is_told_is_refused_in_prod(
-    home: Platform, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    (tmp_path / "client_configs").mkdir()
+    (tmp_path / "client_configs" / "storage.yaml").write_text("s3: {encryption: 'aws:kms:dsse', kms_key_id: key/12}\n")
+    with moto() as store:  # which takes no key for this
+        for name, value in (store | {"HEALTHINGEST_HOME": str(tmp_path)}).items():
+            monkeypatch.setenv(name, value)
+        boto3.client("s3", endpoint_url=store["AWS_ENDPOINT_URL"]).create_bucket(Bucket=BUCKET)
+        place = ObjectPath(f"s3://{BUCKET}/output")
+        with pytest.raises(
+            StorageError, match="told to encrypt by aws:kms:dsse and answers aws:kms:dsse by another key"
+        ):
+            require_usable(place, prod=True)
+        assert not list(place.rglob("*")), "nothing is left there"
+        require_usable(place, prod=False)
+
+
+def test_a_store_that_cannot_encrypt_as_it_is_told_is_refused(home: Platform) -> None:
     (home.places.configs / "storage.yaml").write_text("s3: {encryption: 'aws:kms', kms_key_id: key/1234}\n")
-    monkeypatch.setenv("HEALTHINGEST_ENV", "prod")
-    monkeypatch.setenv("HEALTHINGEST_KEYRING", str(home.places.keyring))
-    monkeypatch.setenv("HEALTHINGEST_OUTPUT", str(home.places.output))
-    with pytest.raises(StorageError):
-        Platform.open()
+    with pytest.raises(StorageError, match="cannot be used"):
+        Platform.open(home.places)
 
 
 def test_options_are_typed_and_secrets_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
