@@ -1,7 +1,10 @@
 """Runs on Celery's workers: sixteen files give what one process makes of them, whatever dies in the middle of a run."""
 
+import os
 import secrets
+import shlex
 import subprocess
+import threading
 import time
 from collections.abc import Iterator
 from functools import partial
@@ -10,8 +13,10 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
+from healthingest_tests.conftest import drop
 from healthingest_tests.distributed.crowd import (
     embedded,
+    files,
     is_as_if_one_process_had_done_it,
     land,
     runs_of_one_client_followed_each_other,
@@ -129,3 +134,25 @@ def test_a_database_that_is_away_in_the_middle_of_runs_loses_and_doubles_nothing
     finally:
         stop(*workers)
     is_as_if_one_process_had_done_it(spread.home, embedded(tmp_path / "other", spread.home.places.keyring))
+
+
+def test_a_worker_that_its_unit_asks_to_end_lets_its_run_end_and_takes_no_other(spread: Site) -> None:
+    unit = (REPO / "deploy" / "systemd" / "healthingest-celery.service").read_text()
+    (said,) = [line.partition("=")[2] for line in unit.splitlines() if line.startswith("ExecStop=")]
+    name, text = next(files())
+    drop(spread.home, name, text)
+    only = worker(spread, "only")
+    reaped = threading.Thread(target=only.wait)  # as systemd does
+    try:
+        with spread.parts(), spread.instance() as instance:
+            (at_work,) = wait_for_work(instance)
+            land(spread.home)
+            reaped.start()
+            env = os.environ | {"MAINPID": str(only.pid)}
+            subprocess.run(shlex.split(said), env=env, timeout=300, check=True)
+            reaped.join(30)
+            assert only.returncode == 0
+            begun = [record.dagster_run for record in instance.get_run_records() if record.start_time]
+            assert [(run.run_id, run.status.name) for run in begun] == [(at_work, "SUCCESS")]
+    finally:
+        stop(only)
