@@ -121,12 +121,12 @@ def kill_in_the_middle_of_a_run(
     """
     deadline = time.monotonic() + _SECONDS
     while time.monotonic() < deadline:
-        for run_id, pid in _at_work(instance):
+        for run_id, pid in at_work(instance):
             for number, pids in enumerate(machines):
                 if pid not in (frozen := pids()):
                     continue
                 send(frozen, signal.SIGSTOP)
-                if (run_id, pid) in _at_work(instance):
+                if (run_id, pid) in at_work(instance):
                     send(frozen, signal.SIGKILL)
                     send(pids(), signal.SIGKILL)
                     return run_id, number
@@ -139,13 +139,13 @@ def kill_in_the_middle_of_a_run(
 def wait_for_work(instance: dg.DagsterInstance) -> list[str]:
     """Return once runs are within the step that writes silver, and which."""
     deadline = time.monotonic() + _SECONDS
-    while not (found := [run_id for run_id, _ in _at_work(instance)]):
+    while not (found := [run_id for run_id, _ in at_work(instance)]):
         assert time.monotonic() < deadline, f"no run was at work within {_SECONDS} s"
         time.sleep(0.05)
     return found
 
 
-def _at_work(instance: dg.DagsterInstance) -> list[tuple[str, int]]:
+def at_work(instance: dg.DagsterInstance) -> list[tuple[str, int]]:
     """Runs within the step that writes silver, and the processes that do."""
     found = []
     for run in instance.get_runs(dg.RunsFilter(statuses=[dg.DagsterRunStatus.STARTED])):

@@ -25,7 +25,7 @@ from healthingest_tests.distributed.crowd import (
 )
 from healthingest_tests.distributed.machines import Machine, machines
 from healthingest_tests.distributed.postgres import postgres
-from healthingest_tests.distributed.site import Site, kill_in_the_middle_of_a_run, site, tell, wait_for_work
+from healthingest_tests.distributed.site import Site, at_work, kill_in_the_middle_of_a_run, site, tell, wait_for_work
 from healthingest_tests.servers import REPO, start
 
 pytest.importorskip("dagster_ray")
@@ -61,6 +61,15 @@ class Cluster:
             return 0
         return sum(node["raylet"].get("state") == "ALIVE" for node in found)
 
+    def busy_node(self, instance: dg.DagsterInstance) -> Machine:
+        """One where a run is within the step that writes silver."""
+        while True:
+            wait_for_work(instance)
+            busy = {pid for _, pid in at_work(instance)}
+            for node in self.nodes:
+                if busy & set(node.pids()):
+                    return node
+
     def wait_for(self, number: int) -> None:
         deadline = time.monotonic() + _START_SECONDS
         while (have := self.alive()) != number:
@@ -84,6 +93,7 @@ def cluster(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
         monkeypatch.setenv("HEALTHINGEST_RAY_ADDRESS", f"http://{head.address}:8265")
         monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
         made = Cluster(site(folder, "distributed/dagster.ray.yaml"), head, nodes)
+        _shorten(made.site.dagster_home / "dagster.yaml")
         began = time.monotonic()
         made.start(head)
         made.wait_for(1)
@@ -99,6 +109,13 @@ def cluster(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
                 machine.kill()
             for process in made.started:
                 process.wait(20)
+
+
+def _shorten(settings: Path) -> None:
+    """What died before it began is noticed sooner than by the shipped settings, so that the test ends."""
+    shipped = settings.read_text()
+    assert "start_timeout_seconds: 900" in shipped
+    settings.write_text(shipped.replace("start_timeout_seconds: 900", "start_timeout_seconds: 180"))
 
 
 def test_a_node_that_is_killed_in_the_middle_of_a_run_loses_and_doubles_nothing(cluster: Cluster, folder: Path) -> None:
@@ -127,15 +144,35 @@ def test_a_head_that_dies_and_comes_back_without_memory_loses_and_doubles_nothin
     land(at.home)
     with at.parts(), at.instance() as instance:
         wait_for_rows(at.home, 3, 600)
-        at_work = wait_for_work(instance)
+        busy = wait_for_work(instance)
         cluster.head.kill()
         killed = time.monotonic()
         time.sleep(20)  # runs are due meanwhile
         tell(instance)
         cluster.start(cluster.head)
         wait_for_rows(at.home, 16, 900)
-        print(f"16 files {time.monotonic() - killed:.0f} s after the kill, {len(at_work)} runs being at work")
+        print(f"16 files {time.monotonic() - killed:.0f} s after the kill, {len(busy)} runs being at work")
         wait_for_runs(instance, 300)
+        tell(instance)
+        assert runs_of_one_client_followed_each_other(instance) >= 16
+    is_as_if_one_process_had_done_it(at.home, embedded(folder / "other", at.home.places.keyring))
+
+
+def test_a_node_that_is_cut_off_but_lives_and_one_that_goes_on_in_its_place_come_to_the_same(
+    cluster: Cluster, folder: Path
+) -> None:
+    at = cluster.site
+    land(at.home)
+    with at.parts(), at.instance() as instance:
+        wait_for_rows(at.home, 2, 600)
+        lost = cluster.busy_node(instance)
+        lost.cut()
+        cut = time.monotonic()
+        wait_for_rows(at.home, 16, 900)
+        wait_for_runs(instance, 400)
+        print(f"16 files {time.monotonic() - cut:.0f} s after the cut; {len(lost.pids())} processes are left there")
+        lost.mend()
+        cluster.wait_for(3)
         tell(instance)
         assert runs_of_one_client_followed_each_other(instance) >= 16
     is_as_if_one_process_had_done_it(at.home, embedded(folder / "other", at.home.places.keyring))
