@@ -107,6 +107,11 @@ def scrubbed(error: BaseException) -> str:
     """What may be said of an unexpected error: its type and where it rose. Its text could hold a record's values."""
     if refused := _refused_by_system(error):
         return refused
+    if type(error).__module__.partition(".")[0] in {"obstore", "_obstore"}:
+        return (
+            f"The object store did not do as asked ({type(error).__name__}); look whether it is up and at what this "
+            "principal may do, and run this again; what was done is kept, nothing is half-done."
+        )
     frames = traceback.extract_tb(error.__traceback__)
     own = [frame for frame in frames if "healthingest" in Path(frame.filename).parts] or frames
     place = f" at {Path(own[-1].filename).name}:{own[-1].lineno}" if own else ""

@@ -5,6 +5,7 @@ lies below it. A write is whole or not there; a rename copies and deletes. What 
 no `__fspath__`, so that nothing of `os` takes it for a local path.
 """
 
+import errno
 import fnmatch
 import io
 import os
@@ -76,10 +77,15 @@ class ObjectPath(PosixPath):
 
         Raises:
             FileNotFoundError: nothing is there.
+            PermissionError: it may not be looked at.
         """
         import obstore
+        from obstore.exceptions import PermissionDeniedError
 
-        return obstore.head(self.store, self.key)
+        try:
+            return obstore.head(self.store, self.key)
+        except PermissionDeniedError:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(self)) from None
 
     def stat(self, *, follow_symlinks: bool = True) -> os.stat_result:  # noqa: ARG002
         """Size and times; the inode is made of the ETag, so that other content gives another one."""

@@ -12,10 +12,11 @@ from pathlib import Path
 import boto3
 import dagster as dg
 import pytest
+from obstore.exceptions import BaseError
 from typer.testing import CliRunner
 
 from healthingest.cli import app
-from healthingest.errors import BusyError, ConfigError, StorageError
+from healthingest.errors import BusyError, ConfigError, StorageError, scrubbed
 from healthingest.export import export_frame
 from healthingest.lake.exclusion import Exclusion
 from healthingest.landing import discovery
@@ -323,3 +324,18 @@ def test_a_name_with_a_line_end_is_said_in_a_sentence_since_it_hides_all_others(
     assert done.exit_code == 1
     assert "control character" in " ".join(done.output.split())
     assert not home.lake.audit.exists()
+
+
+def test_an_object_that_may_not_be_looked_at_waits_and_a_store_that_refuses_is_said_in_a_sentence(
+    bucket: ObjectPath, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = bucket / "acme_20250106.csv"
+    place.write_bytes(b"x")
+    assert discovery.look(place)
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "canary")
+    assert discovery.look(place) is None
+    with pytest.raises(BaseError) as refused:
+        list(bucket.entries())
+    said = scrubbed(refused.value)
+    assert "The object store did not do as asked" in said
+    assert "canary" not in said
