@@ -190,7 +190,7 @@ def _processes(sessions: set[int]) -> Iterator[tuple[int, str, float, int]]:
 @contextmanager
 def _killing(root: Path, kill: str | None, cluster: Any) -> Iterator[threading.Event]:  # noqa: ANN401 - needs pyspark
     """Kill one worker with its executor and their Pythons once the named part of the work is under way."""
-    from healthingest_tests.distributed.spark import family
+    from healthingest_tests.distributed.spark import family, found
 
     killed, over = threading.Event(), threading.Event()
     output = root / "home" / "output"
@@ -198,11 +198,11 @@ def _killing(root: Path, kill: str | None, cluster: Any) -> Iterator[threading.E
         "check": (output / "checkpoint" / "exchange", "*/*.checked"),
         "merge": (output / "silver" / "_change_data", "*/*/*.parquet"),
     }[kill or "check"]
-    before = set(where.glob(pattern))
+    before = found(where, pattern)
 
     def watch() -> None:
         while not over.wait(0.01):
-            if len(set(where.glob(pattern)) - before) >= 2:
+            if len(found(where, pattern) - before) >= 2:
                 for pid in family(cluster.workers[0].pid):
                     os.kill(pid, signal.SIGKILL)
                 killed.set()

@@ -73,6 +73,13 @@ def standalone(env: dict[str, str], folder: Path) -> Iterator[Cluster]:
         yield Cluster(f"sc://127.0.0.1:{connect}", run.started, workers)
 
 
+def found(root: Path, pattern: str) -> set[Path]:
+    """What a pattern finds, while folders come and go; nothing if one has just gone."""
+    with suppress(FileNotFoundError):
+        return set(root.glob(pattern))
+    return set()
+
+
 def family(pid: int) -> list[int]:
     """A process and all its children: a worker, its executor, and that one's Pythons."""
     found = [pid]

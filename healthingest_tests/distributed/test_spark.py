@@ -25,7 +25,7 @@ from healthingest_tests.conftest import REPO, configure, csv_of, drop, env_of, i
 from healthingest_tests.stores import BUCKET, seaweedfs
 
 pytest.importorskip("pyspark")
-from healthingest_tests.distributed.spark import Cluster, family, sail, standalone
+from healthingest_tests.distributed.spark import Cluster, family, found, sail, standalone
 
 _BUCKETS = "client_id: acme\nsilver: {buckets: 4}\nquality: {max_invalid_ratio: 1.0}\n"
 
@@ -133,7 +133,7 @@ def test_a_worker_that_dies_changes_nothing(embedded: Platform, tmp_path: Path, 
         jobs, killed = jobs_of(there.places.output), threading.Event()
 
         def kill() -> None:
-            while not list(jobs.glob(f"*/*.{kind}")):  # what is to be checked, or merged, lies ready: tasks begin
+            while not found(jobs, f"*/*.{kind}"):  # what is to be checked, or merged, lies ready: tasks begin
                 time.sleep(0.005)
             for pid in family(cluster.workers[0].pid):
                 os.kill(pid, signal.SIGKILL)
@@ -168,13 +168,13 @@ def test_a_run_that_is_killed_is_made_good_by_the_next_and_leaves_nothing(
         work(there, first)
         jobs, before = jobs_of(there.places.output), there.lake.silver.version()
         run = subprocess.Popen([sys.executable, "-c", _INGEST, second], env=env_of(there.places))
-        while not list(jobs.glob(f"*/*.{kind}")):
+        while not found(jobs, f"*/*.{kind}"):
             assert run.poll() is None
             time.sleep(0.005)
         run.kill()
         run.wait()
         assert there.lake.silver.version() == before
-        assert list(jobs.glob("*/*")), "it left files"
+        assert found(jobs, "*/*"), "it left files"
         assert work(there, second).status == "succeeded"
     maintain(there)
     assert not list(jobs.iterdir())
