@@ -12,10 +12,11 @@ from healthingest.cli import app
 from healthingest.contracts.clients import Layout
 from healthingest.doctor import examine
 from healthingest.erase import Request, erase_client, erase_member
+from healthingest.errors import AccountingError
 from healthingest.export import export_frame, export_members
 from healthingest.ingest import ingest_many
 from healthingest.lake.destinations import Destinations
-from healthingest.lake.rewrite import GONE, files_in
+from healthingest.lake.rewrite import CHANGED, GONE, files_in
 from healthingest.lake.silver import Snapshot
 from healthingest.maintain import maintain
 from healthingest.planning import plan_paths
@@ -260,3 +261,18 @@ def test_ingesting_again_changes_no_table_and_each_client_is_noted(tmp_path: Pat
     assert versions == [silver.version() for silver in home.lake.silvers()]
     notes = (home.places.output / "checkpoint" / "destinations").glob("*")
     assert {note.stem: json.loads(note.read_text())["table"] for note in notes} == {"acme": "special", "globex": None}
+
+
+def test_a_bucket_that_cannot_be_changed_leaves_nothing_of_the_others(home: Platform) -> None:
+    there = configure(home, "client_id: acme\nsilver: {buckets: 4}\n")
+    deliver(there, "acme_20250106.csv", csv_of(*(line(f"M{n}") for n in range(60))))
+    silver = there.lake.silver_of("acme")
+    before, files = silver.version(), silver.files_of("acme")
+    assert len(files) == 4
+    rows = silver.frame().with_columns(_change=pl.lit(CHANGED))
+    stranger = rows.head(1).with_columns(member_token=pl.lit("f" * 32))
+    with silver.change(silver.for_client("acme", there.clients.clients["acme"].contract)) as change:
+        change.add(pl.concat([rows, stranger]))
+        with pytest.raises(AccountingError, match="not in the table"):
+            change.commit({"client/acme": 2}, {})
+    assert (silver.version(), silver.files_of("acme")) == (before, files)
