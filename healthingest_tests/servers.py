@@ -110,3 +110,13 @@ def wait_for_status(home: Platform, file_name: str, seconds: float = 60) -> tupl
             return found[0], time.monotonic() - start
         time.sleep(0.2)
     raise AssertionError(f"{file_name} has no audit row after {seconds} s")
+
+
+def family(pid: int) -> list[int]:
+    """A process and all its children and theirs."""
+    found = [pid]
+    for at in found:
+        for task in Path(f"/proc/{at}/task").glob("*/children"):
+            with contextlib.suppress(OSError):
+                found += [int(child) for child in task.read_text().split()]
+    return found

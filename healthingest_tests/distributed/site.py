@@ -17,7 +17,7 @@ import yaml
 from healthingest.platform import Platform
 from healthingest_tests.conftest import install
 from healthingest_tests.distributed.crowd import CONFIGS
-from healthingest_tests.servers import BIN, environment, free_port, start, stop
+from healthingest_tests.servers import BIN, environment, family, free_port, start, stop
 
 LOCATION = "healthingest"
 #: The step that writes silver: a run that is in it has begun and not ended.
@@ -80,16 +80,6 @@ def tell(instance: dg.DagsterInstance) -> None:
         when = "  ".join(f"{at - first:6.1f}" if at else "     -" for at in spans)
         again = run.parent_run_id[:8] if run.parent_run_id else ""
         print(run.run_id[:8], when, run.status.name, run.tags.get("dagster/partition", run.job_name), again)
-
-
-def family(pid: int) -> list[int]:
-    """A process and all its children and theirs."""
-    found = [pid]
-    for at in found:
-        for task in Path(f"/proc/{at}/task").glob("*/children"):
-            with suppress(OSError):
-                found += [int(child) for child in task.read_text().split()]
-    return found
 
 
 def leaves(pid: int) -> list[int]:

@@ -80,15 +80,6 @@ def found(root: Path, pattern: str) -> set[Path]:
     return set()
 
 
-def family(pid: int) -> list[int]:
-    """A process and all its children: a worker, its executor, and that one's Pythons."""
-    found = [pid]
-    for at in found:
-        for task in Path(f"/proc/{at}/task").glob("*/children"):
-            found += [int(child) for child in task.read_text().split()]
-    return found
-
-
 class _Processes:
     def __init__(self, env: dict[str, str], folder: Path) -> None:
         self._env = os.environ | env | {"PYTHONPATH": str(_REPO), "POLARS_MAX_THREADS": "1"}

@@ -27,14 +27,13 @@ from healthingest_tests.distributed.postgres import Postgres, postgres
 from healthingest_tests.distributed.rabbitmq import RabbitMQ, rabbitmq, require_rabbitmq
 from healthingest_tests.distributed.site import (
     Site,
-    family,
     kill_in_the_middle_of_a_run,
     leaves,
     site,
     tell,
     wait_for_work,
 )
-from healthingest_tests.servers import REPO, start, stop
+from healthingest_tests.servers import REPO, family, start, stop
 
 pytest.importorskip("dagster_celery")
 pytestmark = pytest.mark.server

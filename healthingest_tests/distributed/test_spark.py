@@ -25,7 +25,8 @@ from healthingest_tests.conftest import REPO, configure, csv_of, drop, env_of, i
 from healthingest_tests.stores import BUCKET, seaweedfs
 
 pytest.importorskip("pyspark")
-from healthingest_tests.distributed.spark import Cluster, family, found, sail, standalone
+from healthingest_tests.distributed.spark import Cluster, found, sail, standalone
+from healthingest_tests.servers import family
 
 _BUCKETS = "client_id: acme\nsilver: {buckets: 4}\nquality: {max_invalid_ratio: 1.0}\n"
 
