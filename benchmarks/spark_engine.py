@@ -190,7 +190,8 @@ def _processes(sessions: set[int]) -> Iterator[tuple[int, str, float, int]]:
 @contextmanager
 def _killing(root: Path, kill: str | None, cluster: Any) -> Iterator[threading.Event]:  # noqa: ANN401 - needs pyspark
     """Kill one worker with its executor and their Pythons once the named part of the work is under way."""
-    from healthingest_tests.distributed.spark import family, found
+    from healthingest_tests.distributed.spark import found
+    from healthingest_tests.servers import family
 
     killed, over = threading.Event(), threading.Event()
     output = root / "home" / "output"
