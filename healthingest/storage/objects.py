@@ -445,8 +445,11 @@ def _store(scheme: str, bucket: str, options: tuple[tuple[str, str], ...]) -> "O
 
 
 def _stat(size: int, changed: "datetime", tag: str | None) -> os.stat_result:
-    """As `os.stat` gives it. Stores tell whole seconds: the ETag's sum stands below, so that a change is always one."""
-    digest = crc32((tag or "").encode())
+    """As `os.stat` gives it. Stores tell whole seconds: the ETag's sum stands below, so that a change is always one.
+
+    Azure's listings tell an ETag without the quotes that it has elsewhere.
+    """
+    digest = crc32((tag or "").strip('"').encode())
     seconds = int(changed.timestamp())
     nanoseconds = seconds * 10**9 + digest % 10**9
     times = {"st_atime_ns": nanoseconds, "st_mtime_ns": nanoseconds, "st_ctime_ns": nanoseconds}

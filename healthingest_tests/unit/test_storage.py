@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 import boto3
@@ -24,6 +25,7 @@ from healthingest.orchestration import seen
 from healthingest.orchestration.build import build_defs
 from healthingest.orchestration.seen import Seen
 from healthingest.platform import Platform
+from healthingest.storage import objects
 from healthingest.storage.files import put, put_new, remove_tree
 from healthingest.storage.objects import ObjectPath, place_of
 from healthingest.storage.options import load_stores, options_for
@@ -255,6 +257,13 @@ def test_options_are_typed_and_secrets_are_named(tmp_path: Path, monkeypatch: py
 def test_a_place_that_is_in_no_known_store_is_refused_in_a_sentence(uri: str) -> None:
     with pytest.raises(StorageError):
         place_of(uri)
+
+
+def test_an_object_is_the_same_in_a_listing_and_by_itself_though_azure_quotes_its_tag_in_one_of_them() -> None:
+    changed = datetime(2026, 11, 30, tzinfo=UTC)
+    alone, listed = objects._stat(1, changed, '"0x271940B98B5E1C0"'), objects._stat(1, changed, "0x271940B98B5E1C0")
+    assert (alone.st_ctime_ns, alone.st_ino) == (listed.st_ctime_ns, listed.st_ino)
+    assert objects._stat(1, changed, '"0x3"').st_ctime_ns != alone.st_ctime_ns
 
 
 def test_nothing_takes_a_place_in_a_store_for_a_local_file() -> None:
