@@ -41,11 +41,13 @@ fi
 # The reports hold counts only; asset pages link to them, and browsers follow no link from a page to a file.
 reports=$output/reports
 reports_port=${REPORTS_PORT:-$((port + 1))}
-mkdir -p "$reports"
 serving=
-if listening "$reports_port"; then
+if [[ ${HEALTHINGEST_OUTPUT:-} == *://* ]]; then
+  reports=$HEALTHINGEST_OUTPUT/reports # nothing serves them from there
+elif listening "$reports_port"; then
   echo "run_pipeline: port $reports_port is taken, so the quality reports are not served; they lie in $reports" >&2
 else
+  mkdir -p "$reports"
   "$bin/python" -m http.server --bind 127.0.0.1 --directory "$reports" "$reports_port" >/dev/null 2>&1 &
   serving=$!
   export HEALTHINGEST_REPORTS_URL=http://127.0.0.1:$reports_port
