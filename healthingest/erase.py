@@ -117,7 +117,9 @@ def erase_member(platform: Platform, client_id: str, member_id: str, request: Re
             until = datetime.fromisoformat(noted["notice_until"])
         kept = notices if request.notice else []
         lake.erasures.put(
-            client_id, entry, noted | {"notices": [_below(output, p) for p in kept], "notice_until": until.isoformat()}
+            client_id,
+            entry,
+            noted | {"notices": [p.relative_to(output).as_posix() for p in kept], "notice_until": until.isoformat()},
         )
         keep_up(lake, platform.places.output)  # its feed is about to be cut off
         request.on_step("deleting what earlier versions needed")
@@ -219,10 +221,6 @@ def release_hold(platform: Platform, client_id: str, member_id: str) -> None:
 def _noticed(output: Path, note: Mapping[str, Any]) -> list[Path]:
     """The change data that an erasure left for a while, wherever the installation is now."""
     return [place_of(text) if "://" in text else output / text for text in note["notices"]]
-
-
-def _below(output: Path, place: Path) -> str:
-    return "/".join(place.parts[len(output.parts) :])
 
 
 def drop_notices(platform: Platform) -> int:

@@ -64,6 +64,11 @@ def plan_copy(platform: Platform, target: Path, landing: Path) -> Copied:
     return _told(platform.places, target, landing, listing, ready, unfinished)
 
 
+def count_files(platform: Platform) -> int:
+    """How many files a copy takes along, but for landed ones."""
+    return len(_listing(platform.places.output))
+
+
 def copy(
     platform: Platform, target: Path, landing: Path, *, verify: bool, wait: float, on_step: Tell = lambda *_: None
 ) -> Copied:
@@ -77,7 +82,7 @@ def copy(
         landing: The landing zone that is to be; may be the present one.
         verify: Whether all bytes are read again at both places, and compared.
         wait: Seconds to wait for ingests and maintenance that are at work.
-        on_step: Told what is being done, and how many more files are.
+        on_step: Told what is being done, and how many more files of the output folder are.
 
     Raises:
         UsageError: the target is no place for it.
@@ -204,7 +209,7 @@ def _undecided(platform: Platform, landing: Path) -> tuple[list[Landed], list[st
 def _copy_landed(files: list[Landed], landing: Path, on_step: Tell) -> None:
     for landed in files:
         _copy_file(landed.path, landing / landed.name)
-        on_step("landed files", 1)
+        on_step("landed files", 0)
 
 
 def _told(

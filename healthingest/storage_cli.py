@@ -43,7 +43,7 @@ def copy_command(
     from healthingest.ingest_cli import progress
     from healthingest.places import Places
     from healthingest.platform import Platform
-    from healthingest.relocate import copy, copy_latecomers, plan_copy
+    from healthingest.relocate import copy, copy_latecomers, count_files, plan_copy
     from healthingest.storage.objects import place_of
 
     places = Places.from_env()
@@ -53,10 +53,9 @@ def copy_command(
     if late is not None:
         return _say(late, "came along", as_json=as_json)
     platform = Platform.open(places)
-    planned = plan_copy(platform, there, files)
     if plan:
-        return _say(planned, "would be copied", as_json=as_json)
-    with progress("copying", planned.files * (1 + verify) + len(planned.landed)) as show:
+        return _say(plan_copy(platform, there, files), "would be copied", as_json=as_json)
+    with progress("copying", count_files(platform) * (1 + verify)) as show:
         done = copy(platform, there, files, verify=verify, wait=wait, on_step=show)
     return _say(done, "copied", as_json=as_json)
 

@@ -75,15 +75,16 @@ def _all(seen: Seen, landing: Path, now: float = 0.0) -> list[Landed]:
 
 def _led_somewhere(seen: Seen, platform: Platform) -> list[str]:
     """Files that led nowhere and now would: the day in their names has come, say."""
+    return [name for name in seen.led_nowhere() if leads_somewhere(platform, name)]
 
-    def leads(name: str) -> bool:
-        try:
-            platform.route(name)
-        except UnroutableError:
-            return False
-        return True
 
-    return [name for name in seen.led_nowhere() if leads(name)]
+def leads_somewhere(platform: Platform, name: str) -> bool:
+    """Whether a file of that name now leads to a client and a partition."""
+    try:
+        platform.route(name)
+    except UnroutableError:
+        return False
+    return True
 
 
 def _digest(*parts: str) -> str:

@@ -18,7 +18,7 @@ from healthingest.landing.names import FileName, printable
 from healthingest.orchestration.assets import FileConfig, OpenPlatform
 from healthingest.orchestration.checks import resent_files, store_check
 from healthingest.orchestration.events import readable_errors
-from healthingest.orchestration.finding import find, owe
+from healthingest.orchestration.finding import find, leads_somewhere, owe
 from healthingest.orchestration.partitions import partition_key
 from healthingest.orchestration.reload import reload_once
 from healthingest.orchestration.seen import SUBMITTED, UNROUTABLE, Seen
@@ -98,17 +98,7 @@ def landing_zone_sensor(
 
 def _worth_a_look(files: list[Landed], seen: Seen, platform: Platform) -> list[Landed]:
     """Leave out unroutable files that are known and still lead nowhere, so that they cost no wait in each tick."""
-
-    def leads_nowhere_still(landed: Landed) -> bool:
-        if seen.decided(landed) != UNROUTABLE:
-            return False
-        try:
-            platform.route(landed.name)
-        except UnroutableError:
-            return True
-        return False
-
-    return [f for f in files if not leads_nowhere_still(f)]
+    return [f for f in files if seen.decided(f) != UNROUTABLE or leads_somewhere(platform, f.name)]
 
 
 def _note_unroutable(
